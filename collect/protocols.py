@@ -1,0 +1,58 @@
+"""What the loop needs from the outside world. F frames, H x W pixels, RGB."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from data_modules.records import Messages, Prompt
+
+
+@dataclass(frozen=True)
+class RenderRequest:
+    """One video to make: the same prompt and seed always give the same video."""
+
+    prompt: str
+    seed: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One verifier's opinion of one video: named scores in [0, 1], higher is better, and why, in words."""
+
+    scores: dict[str, float]
+    critique: str
+
+
+class Generator(Protocol):
+    """Text to video, in batches."""
+
+    fingerprint: str  # identifies model and sampling settings, so that renders can be cached by content
+
+    def generate(self, requests: Sequence[RenderRequest]) -> None:
+        """Write one video file per request; never leave a half-written file under the requested name."""
+
+
+class Verifier(Protocol):
+    """Raw prompt and video to verdict, in batches."""
+
+    name: str
+    ranked: bool  # whether its scores rank candidates, or it only gates and critiques
+
+    def judge(self, prompts: Sequence[Prompt], videos: Sequence[Path]) -> list[Verdict]:
+        """Judge how well each video shows its raw prompt."""
+
+
+class LanguageModel(Protocol):
+    """Chat messages to text, in batches."""
+
+    def complete(self, conversations: Sequence[Messages], *, seed: int) -> list[str]:
+        """Answer each conversation."""
+
+
+class Rewriter(Protocol):
+    """Raw prompt to the prompt that is sent to the video model, in batches."""
+
+    def rewrite(self, prompts: Sequence[Prompt]) -> list[str]:
+        """Rewrite each prompt; the raw prompt itself is the answer where nothing better passed the gate."""

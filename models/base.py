@@ -1,0 +1,133 @@
+"""What every objective shares: optimisation, logging, checkpoint contents, export."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from peft import PeftModel, TaskType, get_peft_model
+from torch import Tensor
+from torch.optim import AdamW
+from transformers import AutoTokenizer, PreTrainedModel
+
+from models.lora import LoRA
+from models.schedules import constant
+
+Batch = dict[str, Tensor]
+
+
+class TrainingModule(LightningModule, ABC):
+    """One objective: a batch in, scalar metrics out.
+
+    Args:
+        optimizer: called with the trainable parameters.
+        scheduler: called with the optimizer, stepped after every optimizer step.
+    """
+
+    def __init__(
+        self,
+        optimizer: OptimizerCallable = AdamW,
+        scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+
+    @abstractmethod
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Map a batch to scalar metrics; ``loss`` is the one minimised."""
+
+    @abstractmethod
+    def export(self, output_dir: Path, merge: bool) -> None:
+        """Write a directory that the library the network comes from can load."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Log ``train/*`` and return the loss."""
+        return self._log_step("train", batch)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log ``val/*``."""
+        self._log_step("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log ``test/*``."""
+        self._log_step("test", batch)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Optimise the trainable parameters; step the schedule per optimizer step."""
+        optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
+        scheduler = self.scheduler(optimizer)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def _log_step(self, split: str, batch: Batch) -> Tensor:
+        metrics = self.step(batch)
+        self.log_dict(
+            {f"{split}/{name}": value for name, value in metrics.items()},
+            batch_size=len(next(iter(batch.values()))),
+            sync_dist=split != "train",
+        )
+        return metrics["loss"]
+
+
+class LoRAModule(TrainingModule):
+    """A pretrained transformer, optional LoRA adapters and one objective.
+
+    Args:
+        pretrained: Hugging Face id or directory with weights and tokenizer.
+        lora: adapter shape; ``None`` trains every weight.
+        gradient_checkpointing: recompute activations in the backward pass.
+        **kwargs: see :class:`TrainingModule`.
+    """
+
+    task_type: ClassVar[TaskType]
+    model: PreTrainedModel | PeftModel | None
+
+    def __init__(
+        self,
+        pretrained: str,
+        lora: LoRA | None = None,
+        gradient_checkpointing: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.pretrained = pretrained
+        self.lora = lora
+        self.gradient_checkpointing = gradient_checkpointing
+        self.strict_loading = lora is None  # adapter checkpoints hold no base weights
+        self.model = None
+
+    @abstractmethod
+    def load_backbone(self) -> PreTrainedModel:
+        """Load the pretrained network this objective trains."""
+
+    def configure_model(self) -> None:
+        """Load the weights, once, inside the trainer's device and precision context."""
+        if self.model is not None:
+            return
+        model = self.load_backbone()
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        if self.lora is not None:
+            model = get_peft_model(model, self.lora.to_peft(self.task_type))
+        self.model = model.train()  # from_pretrained returns eval mode and Lightning keeps it
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Keep only trained weights, so a LoRA checkpoint is megabytes."""
+        state = super().state_dict(*args, **kwargs)
+        if self.lora is None:
+            return state
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        return {name: value for name, value in state.items() if name in trained}
+
+    def export(self, output_dir: Path, merge: bool) -> None:
+        """Write a directory that ``from_pretrained`` can load, tokenizer included."""
+        assert self.model is not None
+        merged = merge and isinstance(self.model, PeftModel)
+        model = self.model.merge_and_unload() if merged else self.model
+        model.save_pretrained(output_dir)
+        AutoTokenizer.from_pretrained(self.pretrained).save_pretrained(output_dir)
