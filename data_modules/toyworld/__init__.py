@@ -1,5 +1,6 @@
 """The toy world: captions, prompts, renderer and readers of a closed world small enough to train on a laptop."""
 
+from data_modules.toyworld.critique import ALL_RIGHT, critique
 from data_modules.toyworld.grammar import (
     ATTRIBUTES,
     CAPTION_SHARES,
@@ -22,6 +23,7 @@ from data_modules.toyworld.read import Reading, read_by_colour, read_by_template
 from data_modules.toyworld.render import FPS, NUM_FRAMES, SIZE, render
 
 __all__ = [
+    "ALL_RIGHT",
     "ATTRIBUTES",
     "CAPTION_SHARES",
     "EVEN_SHARES",
@@ -35,6 +37,7 @@ __all__ = [
     "asked",
     "caption",
     "choose_wording",
+    "critique",
     "generic_prompt",
     "mentions",
     "read_by_colour",
