@@ -39,29 +39,29 @@ WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "shape": {
         "ball": ("ball", "sphere", "orb"),
-        "box": ("box", "cube", "crate"),
-        "pyramid": ("pyramid", "cone", "triangle"),
+        "box": ("box", "crate", "carton"),
+        "pyramid": ("pyramid", "triangle", "tetrahedron"),
     },
     "size": {
         "small": ("small", "little", "tiny"),
         "large": ("large", "big", "huge"),
     },
     "motion": {
-        "rolling": ("rolling along", "tumbling along", "trundling along"),
+        "rolling": ("rolling along", "wheeling along", "trundling along"),
         "falling": ("falling down", "dropping down", "plunging down"),
-        "floating": ("floating up", "rising up", "drifting up"),
+        "floating": ("floating up", "drifting up", "wafting up"),
         "bouncing": ("bouncing", "hopping", "springing"),
-        "standing": ("standing still", "resting still", "sitting still"),
+        "standing": ("standing still", "resting still", "staying still"),
     },
     "scene": {
-        "hill": ("on a snowy hill", "on a snowy slope", "on a snowy mountain"),
+        "hill": ("on a snowy hill", "on a snowy slope", "on a snowy hillside"),
         "meadow": ("in a grassy meadow", "in a grassy field", "in a grassy pasture"),
         "beach": ("on a sandy beach", "on a sandy shore", "on a sandy coast"),
         "street": ("in a city street", "in a city road", "in a city avenue"),
     },
     "light": {
         "day": ("bright daylight", "bright sunshine", "bright sunlight"),
-        "night": ("dark night", "dark midnight", "dark moonlight"),
+        "night": ("dark night", "dark midnight", "dark nighttime"),
     },
 }
 ATTRIBUTES = tuple(WORDINGS)
@@ -72,11 +72,11 @@ Wording = dict[str, str]
 
 # The word that carries each wording's meaning, in the forms that prompts use.
 _VERB_FORMS = {
-    "rolling": "rolls", "tumbling": "tumbles", "trundling": "trundles",
+    "rolling": "rolls", "wheeling": "wheels", "trundling": "trundles",
     "falling": "falls", "dropping": "drops", "plunging": "plunges",
-    "floating": "floats", "rising": "rises", "drifting": "drifts",
+    "floating": "floats", "drifting": "drifts", "wafting": "wafts",
     "bouncing": "bounces", "hopping": "hops", "springing": "springs",
-    "standing": "stands", "resting": "rests", "sitting": "sits",
+    "standing": "stands", "resting": "rests", "staying": "stays",
 }  # fmt: skip
 
 
