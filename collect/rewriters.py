@@ -1,0 +1,126 @@
+"""Raw prompt to better prompt: in one pass, or from the critique of a video. Every answer passes the intent gate."""
+
+import logging
+from collections.abc import Sequence
+from typing import Literal
+
+from collect.intent import IntentGate
+from collect.protocols import LanguageModel
+from data_modules import templates
+from data_modules.records import Messages, Prompt
+
+logger = logging.getLogger(__name__)
+
+
+class LMRewriter:
+    """Rewrites prompts with one call of a language model each; the raw prompt stands in for what fails the gate.
+
+    Args:
+        language_model: answers the template.
+        gate: what a rewrite must pass to be used.
+        template: ``refactor`` asks a trained rewriter for caption form; ``direct`` asks any model for a better prompt.
+    """
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        gate: IntentGate,
+        template: Literal["refactor", "direct"] = "refactor",
+    ) -> None:
+        self.language_model = language_model
+        self.gate = gate
+        self.template = template
+        self.fallbacks = 0  # rewrites that failed the gate so far
+
+    def rewrite(self, prompts: Sequence[Prompt]) -> list[str]:
+        """Rewrite each prompt, or return it as it is where the rewrite fails the gate."""
+        raws = [prompt.prompt for prompt in prompts]
+        rewrites = self.language_model.complete([self._ask(prompt) for prompt in prompts], seed=0)
+        reports = self.gate.check(list(zip(raws, rewrites, strict=True)))
+        failed = sum(not report.passed for report in reports)
+        if failed:
+            logger.info(
+                "%d of %d rewrites failed the intent gate; their raw prompts stand in",
+                failed,
+                len(prompts),
+            )
+        self.fallbacks += failed
+        return [rewrite if report.passed else raw for raw, rewrite, report in zip(raws, rewrites, reports, strict=True)]
+
+    def _ask(self, prompt: Prompt) -> Messages:
+        if self.template == "refactor":
+            return templates.refactor(prompt.prompt, prompt.task)
+        wish = prompt.prompt if prompt.task is None else f"{prompt.prompt} {prompt.task}"
+        return templates.direct(wish)
+
+
+class CritiqueRewriter:
+    """Proposes new prompts from the critique of the current one, with a bounded memory of earlier attempts.
+
+    Args:
+        language_model: answers the template; it must sample, or all proposals for a prompt are the same.
+        gate: what a proposal must pass.
+        num_proposals: new prompts asked for per prompt.
+        num_history: latest attempts shown to the language model; 0 shows none.
+
+    Raises:
+        ValueError: if ``num_proposals`` is below 1 or ``num_history`` below 0.
+    """
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        gate: IntentGate,
+        num_proposals: int = 1,
+        num_history: int = 2,
+    ) -> None:
+        if num_proposals < 1:
+            raise ValueError(f"num_proposals must be at least 1, got {num_proposals}")
+        if num_history < 0:
+            raise ValueError(f"num_history must be at least 0, got {num_history}")
+        self.language_model = language_model
+        self.gate = gate
+        self.num_proposals = num_proposals
+        self.num_history = num_history
+        self.fallbacks = 0  # proposals that failed the gate so far
+
+    def propose(
+        self,
+        prompts: Sequence[Prompt],
+        current: Sequence[str],
+        critiques: Sequence[str],
+        histories: Sequence[Sequence[tuple[str, float, str]]],
+        *,
+        seed: int,
+    ) -> list[list[str]]:
+        """Propose up to ``num_proposals`` distinct prompts each that pass the gate and were not tried before.
+
+        Args:
+            prompts: what the users asked for; the gate compares with these.
+            current: the prompts whose videos were criticised.
+            critiques: what those videos get wrong.
+            histories: every earlier attempt per prompt as (prompt, score, critique), oldest first.
+            seed: with the texts, decides what is sampled.
+        """
+        states = list(zip(prompts, current, critiques, histories, strict=True))
+        conversations = [
+            templates.critique(
+                prompt,
+                text,
+                why,
+                history[len(history) - min(len(history), self.num_history) :],
+            )
+            for prompt, text, why, history in states
+            for _ in range(self.num_proposals)
+        ]
+        answers = self.language_model.complete(conversations, seed=seed)
+        raws = [prompt.prompt for prompt in prompts for _ in range(self.num_proposals)]
+        reports = self.gate.check(list(zip(raws, answers, strict=True)))
+        self.fallbacks += sum(not report.passed for report in reports)
+        proposals = []
+        for index, (_, text, _, history) in enumerate(states):
+            own = slice(index * self.num_proposals, (index + 1) * self.num_proposals)
+            tried = {text, *(attempt for attempt, _, _ in history)}
+            passed = [answer for answer, report in zip(answers[own], reports[own], strict=True) if report.passed]
+            proposals.append([answer for answer in dict.fromkeys(passed) if answer not in tried])
+        return proposals
