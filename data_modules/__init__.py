@@ -1,1 +1,3 @@
-"""."""
+"""Records and batches."""
+
+from data_modules.toyvideo import ToyVideoDataModule as ToyVideoDataModule

@@ -1,1 +1,6 @@
 """What is trained: one Lightning module per objective."""
+
+from models.autoencoder import AutoencoderModule as AutoencoderModule
+from models.base import LoRAModule as LoRAModule
+from models.base import TrainingModule as TrainingModule
+from models.video_diffusion import VideoDiffusionModule as VideoDiffusionModule

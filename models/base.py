@@ -34,6 +34,7 @@ class TrainingModule(LightningModule, ABC):
         super().__init__()
         self.optimizer = optimizer
         self.scheduler = scheduler
+        self.strict_loading = False  # checkpoints hold only what is trained; on_load_checkpoint is the strict one
 
     @abstractmethod
     def step(self, batch: Batch) -> dict[str, Tensor]:
@@ -63,6 +64,32 @@ class TrainingModule(LightningModule, ABC):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note which objective the weights belong to."""
+        checkpoint["module"] = type(self).__name__
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights of another objective, network or adapter shape.
+
+        Raises:
+            ValueError: naming the first difference.
+        """
+        written_by, name = checkpoint.get("module"), type(self).__name__
+        if written_by != name:
+            raise ValueError(f"the checkpoint was written by {written_by}, not by {name}; name the module it fits.")
+        own, saved = self.state_dict(), checkpoint["state_dict"]
+        for key in sorted(own.keys() ^ saved.keys()):
+            side = "lacks" if key in own else "has the unknown weight"
+            raise ValueError(
+                f"the checkpoint {side} {key}; is `pretrained` or `lora` another than in the run that wrote it?"
+            )
+        for key, value in own.items():
+            if saved[key].shape != value.shape:
+                raise ValueError(
+                    f"the checkpoint's {key} has shape {tuple(saved[key].shape)} and the network's "
+                    f"{tuple(value.shape)}; is `pretrained` or `lora` another than in the run that wrote it?"
+                )
 
     def _log_step(self, split: str, batch: Batch) -> Tensor:
         metrics = self.step(batch)
@@ -98,7 +125,6 @@ class LoRAModule(TrainingModule):
         self.pretrained = pretrained
         self.lora = lora
         self.gradient_checkpointing = gradient_checkpointing
-        self.strict_loading = lora is None  # adapter checkpoints hold no base weights
         self.model = None
 
     @abstractmethod

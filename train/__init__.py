@@ -1,1 +1,1 @@
-"""."""
+"""The trainer program: ``python -m train``."""

@@ -1,0 +1,21 @@
+"""``python -m train {fit,validate,test,export} --config CONFIG``."""
+
+import logging
+import sys
+
+from train.cli import main
+
+
+def run() -> int:
+    """Run the command line; a user's mistake is one line and exit code 2."""
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as error:
+        logging.getLogger(__name__).debug("stopped by", exc_info=True)
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,116 @@
+"""One command line for every objective: the YAML names the module and the data."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import pytorch as pl
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+from models.base import TrainingModule
+from train.callbacks import LogConfig, RandomState
+
+DEFAULTS = Path(__file__).parents[1] / "configs" / "defaults.yaml"
+
+
+class Trainer(pl.Trainer):
+    """The Lightning trainer plus one verb."""
+
+    def export(
+        self,
+        model: TrainingModule,
+        output_dir: Path,
+        ckpt_path: Path | None = None,
+        merge: bool = True,
+        datamodule: LightningDataModule | None = None,
+    ) -> None:
+        """Write a directory that the library the network comes from can load.
+
+        Args:
+            model: the objective that was trained.
+            output_dir: directory to create or replace.
+            ckpt_path: Lightning checkpoint; ``None`` exports the initial weights.
+            merge: fold the adapters into the base weights; otherwise write the adapters alone.
+            datamodule: unused; the CLI passes it because the config names one.
+        """
+        model.configure_model()
+        if ckpt_path is not None:
+            checkpoint = load_checkpoint(ckpt_path)
+            model.on_load_checkpoint(checkpoint)
+            model.load_state_dict(checkpoint["state_dict"], strict=model.strict_loading)
+        model.export(output_dir, merge)
+
+
+class CLI(LightningCLI):
+    """``fit``, ``validate``, ``test`` and ``export``."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Keep the verbs the objectives implement and add ``export``."""
+        native = LightningCLI.subcommands()
+        kept = {name: native[name] for name in ("fit", "validate", "test")}
+        return {**kept, "export": {"model", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Give values that must agree one home."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(ModelCheckpoint, "resume")
+        # Data modules of text take `pretrained`, whose tokenizer they use; others have no such argument and no link.
+        parser.link_arguments("model.init_args.pretrained", "data.init_args.pretrained")
+        parser.link_arguments("trainer.default_root_dir", "trainer.logger.init_args.save_dir")
+        parser.link_arguments("trainer.default_root_dir", "checkpoint.dirpath", compute_fn=_checkpoints_of)
+        parser.link_arguments("trainer.default_root_dir", "resume.dirpath", compute_fn=_checkpoints_of)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, and refuse a checkpoint that cannot be read before anything else is loaded."""
+        super().parse_arguments(parser, args)
+        ckpt_path = self.config[self.config.subcommand].get("ckpt_path")
+        if ckpt_path is not None and str(ckpt_path) not in {"best", "last"}:
+            load_checkpoint(Path(ckpt_path))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a Lightning checkpoint without unpickling code; its tensors stay on disk until they are used.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: naming the file and the remedy, if it is not a whole checkpoint.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; `python -m train fit` writes checkpoints.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError) as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path} is not a whole checkpoint ({reason}); give another one of {path.parent} or start again without it."
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ValueError(f"{path} is not a Lightning checkpoint: it has no `state_dict`; give one that fit wrote.")
+    return checkpoint
+
+
+def main(args: ArgsType = None) -> CLI:
+    """Parse, instantiate, run."""
+    per_command = {"default_config_files": [str(DEFAULTS)]}
+    return CLI(
+        model_class=TrainingModule,
+        datamodule_class=LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        trainer_class=Trainer,
+        trainer_defaults={"callbacks": [RandomState()]},
+        save_config_callback=LogConfig,
+        save_config_kwargs={"overwrite": True},
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        parser_kwargs={name: dict(per_command) for name in CLI.subcommands()},
+        args=args,
+    )
+
+
+def _checkpoints_of(root: str | None) -> str:
+    return str(Path(root or ".") / "checkpoints")
