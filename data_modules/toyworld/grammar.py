@@ -71,7 +71,7 @@ EVEN_SHARES = (1 / 3, 1 / 3, 1 / 3)
 Wording = dict[str, str]
 
 # The word that carries each wording's meaning, in the forms that prompts use.
-_VERB_FORMS = {
+VERB_FORMS = {
     "rolling": "rolls", "wheeling": "wheels", "trundling": "trundles",
     "falling": "falls", "dropping": "drops", "plunging": "plunges",
     "floating": "floats", "drifting": "drifts", "wafting": "wafts",
@@ -91,7 +91,7 @@ KEYWORDS: dict[str, tuple[str, str, str]] = {
     for value, wordings in values.items()
     for wording in wordings
     for keyword in (_keyword(attribute, wording),)
-    for word in ({keyword, _VERB_FORMS[keyword]} if attribute == "motion" else {keyword})
+    for word in ({keyword, VERB_FORMS[keyword]} if attribute == "motion" else {keyword})
 }
 
 
@@ -151,7 +151,7 @@ def write_user_prompt(wording: Wording, rng: random.Random) -> str:
         thing = f"a {thing}"
     if "motion" in wording:
         gerund, _, rest = wording["motion"].partition(" ")
-        verb = _VERB_FORMS[gerund] if rng.random() < 0.5 else gerund
+        verb = VERB_FORMS[gerund] if rng.random() < 0.5 else gerund
         thing = f"{thing} {verb} {rest}".strip() if rng.random() < 0.3 else f"{thing} {verb}"
     place = wording.get("scene", "")
     light = wording.get("light", "")
