@@ -2,7 +2,8 @@
 
 A pretrained language model knows every wording of a thing equally well and has a style of its own; so does this
 one after training. It never learns to write the generator's caption form by itself, only to read it and to edit it:
-writing it is what stage 1 has to teach.
+writing it is what stage 1 has to teach. ``python -m data_modules.toyworld.tasks --output_dir outputs/toy_lm/data``
+writes the examples.
 """
 
 import json
@@ -10,9 +11,12 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jsonargparse import auto_cli
 
 from data_modules import templates
-from data_modules.records import Messages, Prompt, Rewrite, content_id
+from data_modules.records import Messages, Prompt, Rewrite, content_id, unique, write_records
 from data_modules.toyworld.critique import critique
 from data_modules.toyworld.grammar import (
     ATTRIBUTES,
@@ -143,7 +147,7 @@ def revise(text: str, changes: Wording) -> str:
 
 def reword(text: str, attribute: str, wording: str) -> str:
     """Say an attribute in another wording wherever a text mentions it, in whatever form the text has."""
-    swaps = {}
+    swaps: dict[str, str] = {}
     for _, old in mentions(text).get(attribute, []):
         for before, after in zip(_forms(attribute, old), _forms(attribute, wording), strict=True):
             swaps.setdefault(before, after)
@@ -242,3 +246,23 @@ def examples(split: Split, count: int, rng: random.Random) -> Iterator[Rewrite]:
             task.messages,
             [{"role": "assistant", "content": task.answer}],
         )
+
+
+def write(output_dir: Path, num_train: int = 24000, num_val: int = 400, num_test: int = 400, seed: int = 0) -> None:
+    """Write the toy language model's examples to ``{train,val,test}.jsonl``; no example comes twice.
+
+    Args:
+        output_dir: directory to create.
+        num_train: examples over the worlds of the training split, before those that come twice are dropped.
+        num_val: examples over the worlds of the validation split.
+        num_test: examples over the worlds of the test split.
+        seed: the same seed gives the same files.
+    """
+    rng = random.Random(seed)
+    counts: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
+    for split, count in counts.items():
+        write_records(output_dir / f"{split}.jsonl", unique(list(examples(split, count, rng))))
+
+
+if __name__ == "__main__":
+    auto_cli(write, as_positional=False)
