@@ -29,6 +29,7 @@ class Generator(Protocol):
     """Text to video, in batches."""
 
     fingerprint: str  # identifies model and sampling settings, so that renders can be cached by content
+    batch_size: int  # videos made at once; the caller records what is made after every so many
 
     def generate(self, requests: Sequence[RenderRequest]) -> None:
         """Write one video file per request; never leave a half-written file under the requested name."""
@@ -56,3 +57,29 @@ class Rewriter(Protocol):
 
     def rewrite(self, prompts: Sequence[Prompt]) -> list[str]:
         """Rewrite each prompt; the raw prompt itself is the answer where nothing better passed the gate."""
+
+
+class Proposer(Protocol):
+    """Feedback on a prompt to new prompts, in batches."""
+
+    def propose(
+        self,
+        prompts: Sequence[Prompt],
+        current: Sequence[str],
+        critiques: Sequence[str],
+        histories: Sequence[Sequence[tuple[str, float, str]]],
+        *,
+        seed: int,
+    ) -> list[list[str]]:
+        """Rewrite the best prompt found so far of each search.
+
+        Args:
+            prompts: what the user asked for.
+            current: the best text so far for each prompt.
+            critiques: what was wrong with its video.
+            histories: every text tried, its score in [0, 1] and its critique, oldest first.
+            seed: of the sampling.
+
+        Returns:
+            For each prompt distinct texts that were not tried before, perhaps none.
+        """

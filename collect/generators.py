@@ -1,0 +1,144 @@
+"""Video models behind the ``Generator`` protocol."""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+
+from collect.protocols import RenderRequest
+from collect.video import write_video
+
+_SAMPLE_BYTES = 1 << 16
+_NUM_SAMPLES = 64
+
+
+class DiffusersGenerator:
+    """A text-to-video pipeline of diffusers.
+
+    Every batch is filled up to ``batch_size`` by repeating its last request: the shapes that are computed with, and
+    so the rounding, are the same whatever else is rendered, and a lone prompt, which ``LattePipeline`` conditions
+    in another way than a batch, is never sent alone.
+
+    Args:
+        pretrained: Hugging Face id or directory of a diffusers pipeline.
+        num_inference_steps: denoising steps.
+        guidance_scale: strength of classifier-free guidance; 1 switches it off.
+        num_frames: frames of a video.
+        height: pixels.
+        width: pixels.
+        fps: frames per second of the file written.
+        batch_size: videos made at once.
+        device: where to run, for instance ``cpu`` or ``cuda:0``.
+        dtype: precision of the weights.
+        enlarge: side of the square each pixel is written as, for tiny videos.
+        call_kwargs: further arguments of the pipeline's call.
+
+    Raises:
+        FileNotFoundError: if ``pretrained`` looks like a directory and is none.
+        ValueError: if the pipeline makes no videos or does not take one of the arguments.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        num_inference_steps: int,
+        guidance_scale: float,
+        num_frames: int,
+        height: int,
+        width: int,
+        fps: int = 8,
+        batch_size: int = 8,
+        device: str = "cpu",
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        enlarge: int = 1,
+        call_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        folder = _local(pretrained)
+        self.pipeline = DiffusionPipeline.from_pretrained(folder, dtype=getattr(torch, dtype)).to(device)
+        self.pipeline.set_progress_bar_config(disable=True)
+        accepted = inspect.signature(self.pipeline.__call__).parameters
+        # Latte calls the number of frames video_length, everything since num_frames.
+        frames = next((name for name in ("num_frames", "video_length") if name in accepted), None)
+        if frames is None:
+            raise ValueError(f"{type(self.pipeline).__name__} in {pretrained} makes no videos: it takes no num_frames.")
+        self.call_kwargs = {
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            frames: num_frames,
+            "height": height,
+            "width": width,
+            # By default Latte cleans captions only where an optional package is installed.
+            **({"clean_caption": False} if "clean_caption" in accepted else {}),
+            **(call_kwargs or {}),
+        }
+        unknown = self.call_kwargs.keys() - accepted.keys()
+        if unknown:
+            raise ValueError(
+                f"{type(self.pipeline).__name__} takes no {', '.join(sorted(unknown))}; "
+                f"it takes {', '.join(sorted(accepted))}."
+            )
+        # Latte cuts the padding off a single prompt but zeroes it in a batch; only the batch is used.
+        self.batch_size = max(batch_size, 2) if "mask_feature" in accepted else batch_size
+        self.shape = (num_frames, height, width, 3)
+        self.fps = fps
+        self.enlarge = enlarge
+        settings = json.dumps([self.call_kwargs, dtype, fps, enlarge], sort_keys=True, default=str)
+        self.fingerprint = hashlib.sha256(f"{_sampled_digest(folder)} {settings}".encode()).hexdigest()[:16]
+
+    def generate(self, requests: Sequence[RenderRequest]) -> None:
+        """Write one mp4 file per request.
+
+        Raises:
+            ValueError: if the pipeline rounded the number of frames or the size to something else.
+        """
+        for start in range(0, len(requests), self.batch_size):
+            batch = requests[start : start + self.batch_size]
+            filled = [*batch, *[batch[-1]] * (self.batch_size - len(batch))]
+            videos = self.pipeline(
+                prompt=[request.prompt for request in filled],
+                generator=[torch.Generator().manual_seed(request.seed) for request in filled],
+                output_type="np",
+                **self.call_kwargs,
+            ).frames
+            if videos.shape[1:] != self.shape:
+                raise ValueError(
+                    f"{type(self.pipeline).__name__} made videos of shape {videos.shape[1:]} where {self.shape} "
+                    "(frames, height, width, channels) was asked for; set num_frames, height and width to what it can make."
+                )
+            for request, video in zip(batch, videos, strict=False):
+                levels = (video * 255).round().clip(0, 255).astype(np.uint8)
+                write_video(request.path, levels, self.fps, self.enlarge)
+
+
+def _local(pretrained: str) -> Path:
+    """Find the pipeline's directory, downloading it where it is an id."""
+    folder = Path(pretrained)
+    if (folder / "model_index.json").is_file():
+        return folder
+    if folder.exists() or pretrained.count("/") != 1 or pretrained.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"{pretrained} is no diffusers pipeline: it has no model_index.json.")
+    return Path(DiffusionPipeline.download(pretrained))
+
+
+def _sampled_digest(folder: Path) -> str:
+    """Hash a model by content: small files whole, large ones by 64 samples of 64 KiB, so that 28 GB take a second."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".model")):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder)} {size} ".encode())
+        with path.open("rb") as file:
+            if size <= _SAMPLE_BYTES * _NUM_SAMPLES:
+                digest.update(file.read())
+                continue
+            for index in range(_NUM_SAMPLES):
+                file.seek(index * (size - _SAMPLE_BYTES) // (_NUM_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
