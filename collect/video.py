@@ -73,3 +73,21 @@ def read_video(path: Path) -> Video:
     if not frames:
         raise ValueError(f"{path} is not a readable video; was it cut short? Render it again.")
     return np.stack(frames).astype(np.uint8, copy=False)
+
+
+def video_fps(path: Path) -> float:
+    """Read how many frames a second a video plays.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is no readable video.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; expected a video file.")
+    reader = imageio_ffmpeg.read_frames(str(path))
+    try:
+        return float(next(reader)["fps"])
+    except (OSError, RuntimeError, StopIteration) as error:
+        raise ValueError(f"{path} is not a readable video; was it cut short? Render it again.") from error
+    finally:
+        reader.close()

@@ -27,14 +27,8 @@ def critique(asked: dict[str, str], reading: Reading) -> str:
         if seen == value:
             right.append(attribute)
             continue
-        looks = (
-            "cannot be seen"
-            if seen is None
-            else f"looks {WORDINGS[attribute][seen][0]}"
-        )
-        sentences.append(
-            f"The {attribute} should be {WORDINGS[attribute][value][0]} but {looks}."
-        )
+        looks = "cannot be seen" if seen is None else f"looks {WORDINGS[attribute][seen][0]}"
+        sentences.append(f"The {attribute} should be {WORDINGS[attribute][value][0]} but {looks}.")
     if not sentences:
         return ALL_RIGHT
     if right:
@@ -45,11 +39,7 @@ def critique(asked: dict[str, str], reading: Reading) -> str:
 
 def _check(asked: dict[str, str]) -> None:
     if not asked:
-        raise ValueError(
-            "nothing was asked for, so nothing can be criticised; ask for at least one attribute"
-        )
+        raise ValueError("nothing was asked for, so nothing can be criticised; ask for at least one attribute")
     for attribute, value in asked.items():
         if value not in WORDINGS.get(attribute, {}):
-            raise ValueError(
-                f"the toy world has no {attribute} {value!r}; its attributes are {', '.join(ATTRIBUTES)}"
-            )
+            raise ValueError(f"the toy world has no {attribute} {value!r}; its attributes are {', '.join(ATTRIBUTES)}")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.toyworld.grammar import ATTRIBUTES, WORDINGS
-from data_modules.toyworld.render import COLOURS, RADII, SIZE, Video, background, object_mask
+from data_modules.toyworld.render import COLOURS, NIGHT_SHADE, RADII, SIZE, Video, background, object_mask
 
 MIN_CHROMA = 85  # of 255; backgrounds stay below 70, objects above 120
 MAX_BACKGROUND_ERROR = 26.0  # mean absolute difference per channel, of 255
@@ -61,8 +61,7 @@ def _read_place(video: Video, outside: NDArray[np.bool_]) -> tuple[str | None, s
     mean = (video * outside[..., None]).sum(0) / np.maximum(weight, 1)[..., None]
     seen = weight > 0
     errors = {
-        place: np.abs(mean - background(*place))[seen].mean()
-        for place in product(WORDINGS["scene"], WORDINGS["light"])
+        place: np.abs(mean - background(*place))[seen].mean() for place in product(WORDINGS["scene"], WORDINGS["light"])
     }
     place = min(errors, key=lambda key: float(errors[key]))
     return place if errors[place] < MAX_BACKGROUND_ERROR else (None, None)
@@ -108,8 +107,9 @@ def read_by_colour(video: Video) -> Reading:
     if len(centres) >= MIN_SEEN:
         fill = float(np.median(fills))
         values["colour"] = names[int(np.sum(votes, axis=0).argmax())]
-        values["shape"] = "box" if fill > 0.88 else "ball" if fill > 0.67 else "pyramid"
-        scale = {"box": 4.0, "ball": np.pi, "pyramid": 2.0}[values["shape"]]
+        shape = "box" if fill > 0.88 else "ball" if fill > 0.67 else "pyramid"
+        scale = {"box": 4.0, "ball": np.pi, "pyramid": 2.0}[shape]
+        values["shape"] = shape
         radius = float(np.sqrt(np.median(areas) / scale))
         values["size"] = min(RADII, key=lambda name: abs(RADII[name] - radius))
         values["motion"] = _motion(np.array(centres))
@@ -145,17 +145,15 @@ def read_by_template(video: Video) -> Reading:
     # still is left out by scoring only the half of the pixels that fit best.
     median = np.median(video, axis=0)
     residuals = {
-        place: np.abs(median - background(*place)).mean(-1)
-        for place in product(WORDINGS["scene"], WORDINGS["light"])
+        place: np.abs(median - background(*place)).mean(-1) for place in product(WORDINGS["scene"], WORDINGS["light"])
     }
     place = min(residuals, key=lambda key: float(np.sort(residuals[key], axis=None)[: SIZE**2 * 6 // 10].mean()))
     if np.sort(residuals[place], axis=None)[: SIZE**2 * 6 // 10].mean() > MAX_BACKGROUND_ERROR:
         return Reading(values, 0.0)
     values["scene"], values["light"] = place
-    shade = 0.80 if place[1] == "night" else 1.0
+    shade = NIGHT_SHADE if place[1] == "night" else 1.0
     empty = background(*place).astype(np.float32)
     error_empty = ((video - empty) ** 2).sum(-1)  # (F, H, W)
-    best: list[tuple[float, int, tuple[float, float]]] = []
     per_frame = np.empty((len(_templates()[0]), len(video)))
     spots = np.empty((len(_templates()[0]), len(video), 2))
     for index, (colour, cover) in enumerate(zip(_templates()[1], _templates()[2], strict=True)):
@@ -170,7 +168,6 @@ def read_by_template(video: Video) -> Reading:
             low, _, spot, _ = cv2.minMaxLoc(gain)
             per_frame[index, frame] = low
             spots[index, frame] = spot
-    del best
     total = per_frame.sum(1)
     winner = int(total.argmin())
     explained = -per_frame[winner] / np.maximum(error_empty.sum((1, 2)), 1.0)

@@ -22,7 +22,7 @@ RADII = {"small": 4.5, "large": 8.0}  # pixels
 _SKIES = {"hill": (214, 226, 236), "meadow": (196, 218, 240), "beach": (232, 222, 214), "street": (190, 186, 196)}
 _GROUNDS = {"hill": (250, 250, 252), "meadow": (148, 178, 132), "beach": (226, 206, 164), "street": (112, 112, 118)}
 _NIGHT_BACKGROUND = np.array([0.26, 0.28, 0.40])
-_NIGHT_OBJECT = 0.80
+NIGHT_SHADE = 0.80  # how bright an object is at night, relative to day
 
 
 @cache
@@ -43,7 +43,7 @@ def background(scene: str, light: str) -> Video:
         for left, top in ((1, 5), (12, 9), (22, 3)):
             left, top = left * SUPERSAMPLING, top * SUPERSAMPLING
             image[top:horizon, left : left + 8 * SUPERSAMPLING] = (150, 138, 132)
-        image[side * 24 // 32 : side * 26 // 32, :: 1] = (214, 214, 206)
+        image[side * 24 // 32 : side * 26 // 32, ::1] = (214, 214, 206)
     if light == "night":
         image *= _NIGHT_BACKGROUND
     return cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA).round().astype(np.uint8)
@@ -80,14 +80,14 @@ def object_mask(shape: str, radius: float, centre: tuple[float, float]) -> NDArr
             "pyramid": [(x, y - r), (x + r, y + r), (x - r, y + r)],
         }[shape]
         cv2.fillPoly(mask, [np.array(corners).round().astype(np.int32)], 1.0)
-    return cv2.resize(mask, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(mask, (SIZE, SIZE), interpolation=cv2.INTER_AREA), np.float32)
 
 
 def render(world: World, seed: int = 0) -> Video:
     """Draw a world as ``(F, H, W, 3)``; the seed moves the path by a few pixels."""
     rng = random.Random(f"{seed} {world}")
     radius = RADII[world.size]
-    shade = _NIGHT_OBJECT if world.light == "night" else 1.0
+    shade = NIGHT_SHADE if world.light == "night" else 1.0
     colour = np.array(COLOURS[world.colour], np.float32) * shade
     empty = background(world.scene, world.light).astype(np.float32)
     frames = []
