@@ -1,3 +1,5 @@
 """Records and batches."""
 
+from data_modules.base import JSONLDataModule as JSONLDataModule
+from data_modules.sft import SFTDataModule as SFTDataModule
 from data_modules.toyvideo import ToyVideoDataModule as ToyVideoDataModule

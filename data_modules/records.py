@@ -59,6 +59,7 @@ class Result:
 
 
 Record = TypeVar("Record", Caption, Prompt, Rewrite, Result)
+Identified = TypeVar("Identified", Caption, Prompt, Rewrite)
 
 
 def content_id(*parts: str) -> str:
@@ -95,9 +96,9 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
     return records
 
 
-def unique(records: Sequence[Record]) -> list[Record]:
+def unique(records: Sequence[Identified]) -> list[Identified]:
     """Drop records whose id came before, keeping the order."""
-    return list({record.id: record for record in reversed(records)}.values())[::-1]  # type: ignore[union-attr]
+    return list({record.id: record for record in reversed(records)}.values())[::-1]
 
 
 def _parse(line: str, kind: type[Record], where: str) -> Record:

@@ -142,7 +142,7 @@ class LoRAModule(TrainingModule):
             model = get_peft_model(model, self.lora.to_peft(self.task_type))
         self.model = model.train()  # from_pretrained returns eval mode and Lightning keeps it
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Keep only trained weights, so a LoRA checkpoint is megabytes."""
         state = super().state_dict(*args, **kwargs)
         if self.lora is None:
@@ -151,7 +151,10 @@ class LoRAModule(TrainingModule):
         return {name: value for name, value in state.items() if name in trained}
 
     def export(self, output_dir: Path, merge: bool) -> None:
-        """Write a directory that ``from_pretrained`` can load, tokenizer included."""
+        """Write a directory that ``from_pretrained`` can load, tokenizer included.
+
+        The module is not to be trained afterwards: merging takes its adapters away.
+        """
         assert self.model is not None
         merged = merge and isinstance(self.model, PeftModel)
         model = self.model.merge_and_unload() if merged else self.model

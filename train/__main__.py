@@ -10,7 +10,7 @@ def run() -> int:
     """Run the command line; a user's mistake is one line and exit code 2."""
     try:
         main()
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         logging.getLogger(__name__).debug("stopped by", exc_info=True)
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -1,6 +1,9 @@
 """One command line for every objective: the YAML names the module and the data."""
 
 import pickle
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,10 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from models.base import TrainingModule
+from data_modules import JSONLDataModule
+from models import LoRAModule, TrainingModule
 from train.callbacks import LogConfig, RandomState
+from train.cards import write_card
 
 DEFAULTS = Path(__file__).parents[1] / "configs" / "defaults.yaml"
 
@@ -34,14 +39,37 @@ class Trainer(pl.Trainer):
             output_dir: directory to create or replace.
             ckpt_path: Lightning checkpoint; ``None`` exports the initial weights.
             merge: fold the adapters into the base weights; otherwise write the adapters alone.
-            datamodule: unused; the CLI passes it because the config names one.
+            datamodule: what it was trained on, for the model card.
+
+        Raises:
+            ValueError: if the checkpoint is another module's, or what was written is not what was trained.
         """
         model.configure_model()
-        if ckpt_path is not None:
-            checkpoint = load_checkpoint(ckpt_path)
+        checkpoint = None if ckpt_path is None else load_checkpoint(ckpt_path)
+        if checkpoint is not None:
             model.on_load_checkpoint(checkpoint)
             model.load_state_dict(checkpoint["state_dict"], strict=model.strict_loading)
-        model.export(output_dir, merge)
+        with replaced(output_dir) as directory:
+            model.export(directory, merge)
+            if isinstance(model, LoRAModule) and isinstance(datamodule, JSONLDataModule):
+                write_card(directory, output_dir, model, datamodule, merge, checkpoint)
+
+
+@contextmanager
+def replaced(output_dir: Path) -> Iterator[Path]:
+    """Yield an empty directory beside ``output_dir`` that takes its name once the block has succeeded."""
+    partial, previous = (output_dir.with_name(f".{output_dir.name}.{state}") for state in ("partial", "previous"))
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        shutil.rmtree(previous, ignore_errors=True)
+        if output_dir.exists():
+            output_dir.rename(previous)
+        partial.rename(output_dir)
+        shutil.rmtree(previous, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 class CLI(LightningCLI):

@@ -1,0 +1,158 @@
+"""What every dataset of text shares: read records, tokenise once, batch. B examples, T tokens."""
+
+import logging
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from data_modules.loader import ResumableLoader
+from data_modules.records import read_records
+
+SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+
+log = logging.getLogger(__name__)
+
+Example = dict[str, list[int]]
+
+
+class JSONLDataModule(LightningDataModule, ABC):
+    """Batches from ``<root>/{train,val,test}.jsonl``.
+
+    Args:
+        pretrained: Hugging Face id or directory of the tokenizer; the command line always takes the model's.
+        root: directory with one file per split.
+        batch_size: examples per device.
+        max_length: most tokens of an example, prompt and completion together.
+        overlong: what to do with a longer example: stop, or leave it out and report how many there were.
+        num_workers: loader processes.
+
+    Raises:
+        ValueError: if a number is not positive.
+    """
+
+    record: ClassVar[type[Any]]
+    tokenizer: PreTrainedTokenizerBase
+
+    def __init__(
+        self,
+        pretrained: str,
+        root: Path,
+        batch_size: int = 8,
+        max_length: int = 512,
+        overlong: Literal["error", "drop"] = "error",
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (("batch_size", batch_size, 1), ("max_length", max_length, 2)):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        self.pretrained = pretrained
+        self.root = root
+        self.batch_size = batch_size
+        self.max_length = max_length
+        self.overlong = overlong
+        self.num_workers = num_workers
+        self.records: dict[str, list[Any]] = {}
+        self.examples: dict[str, list[Example]] = {}
+
+    @abstractmethod
+    def encode(self, record: Any) -> Example:
+        """Turn one record into token ids; ``input_ids`` is among them."""
+
+    @abstractmethod
+    def collate(self, examples: list[Example]) -> dict[str, Tensor]:
+        """Pad examples into a batch."""
+
+    def setup(self, stage: str) -> None:
+        """Read and tokenise the splits the stage needs; ``records`` and ``examples`` stay parallel.
+
+        Raises:
+            FileNotFoundError: naming the missing file and what writes it.
+            ValueError: if a file is not made of this module's records, an example is too long, or the tokenizer is
+                not one for conversations.
+        """
+        for split in SPLITS[stage]:
+            if not self.path(split).is_file():
+                raise FileNotFoundError(
+                    f"{self.path(split)} does not exist; `python -m collect` writes it (pairs in stage 1, mine in "
+                    f"stage 3), or point data.init_args.root at a directory that has {split}.jsonl."
+                )
+        self.tokenizer = self._load_tokenizer()
+        for split in SPLITS[stage]:
+            if split not in self.examples:
+                self._read(split)
+
+    def path(self, split: str) -> Path:
+        """The file of a split."""
+        return self.root / f"{split}.jsonl"
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Shuffled training batches, in an order that a resumed run continues."""
+        replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        return ResumableLoader(
+            self.examples["train"],
+            self.batch_size,
+            replicas,
+            rank,
+            num_workers=self.num_workers,
+            collate_fn=self.collate,
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Validation batches, in file order."""
+        return self._in_order("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Test batches, in file order."""
+        return self._in_order("test")
+
+    def _load_tokenizer(self) -> PreTrainedTokenizerBase:
+        tokenizer = AutoTokenizer.from_pretrained(self.pretrained)
+        parts = {
+            "chat template": tokenizer.chat_template,
+            "end token": tokenizer.eos_token,
+            "padding token": tokenizer.pad_token,
+        }
+        for name, part in parts.items():
+            if part is None:
+                raise ValueError(f"the tokenizer of {self.pretrained} has no {name}; name an instruction-tuned model.")
+        return tokenizer
+
+    def _in_order(self, split: str) -> DataLoader[Any]:
+        examples: Any = self.examples[split]  # a list is all the loader needs of a Dataset
+        return DataLoader(
+            examples,
+            self.batch_size,
+            num_workers=self.num_workers,
+            collate_fn=self.collate,
+            persistent_workers=self.num_workers > 0,
+            generator=torch.Generator(),  # or each validation would draw from the generator that dropout uses
+        )
+
+    def _read(self, split: str) -> None:
+        """Read and tokenise one split; what is longer than ``max_length`` is an error or counted."""
+        records = read_records(self.path(split), self.record)
+        encoded = [self.encode(record) for record in tqdm(records, f"tokenise {split}", delay=2, leave=False)]
+        fits = [len(example["input_ids"]) <= self.max_length for example in encoded]
+        if not all(fits):
+            worst = max(len(example["input_ids"]) for example in encoded)
+            found = (
+                f"{fits.count(False)} of the {len(fits)} examples in {self.path(split)} have more than "
+                f"max_length={self.max_length} tokens (the first is {records[fits.index(False)].id}, "
+                f"the longest has {worst})"
+            )
+            if self.overlong == "error":
+                raise ValueError(f"{found}; raise max_length, or leave them out with overlong=drop.")
+            if not any(fits):
+                raise ValueError(f"{found}: none is left; raise max_length.")
+            log.warning("%s and are left out.", found)
+        self.records[split] = [record for record, fit in zip(records, fits, strict=True) if fit]
+        self.examples[split] = [example for example, fit in zip(encoded, fits, strict=True) if fit]
