@@ -18,7 +18,7 @@ SUPERSAMPLING = 4
 Video = NDArray[np.uint8]
 
 COLOURS = {"red": (225, 25, 35), "blue": (35, 60, 240), "green": (20, 175, 40), "yellow": (250, 215, 15)}
-RADII = {"small": 4.5, "large": 8.0}  # pixels
+RADII = {"small": 5.0, "large": 8.5}  # pixels
 _SKIES = {"hill": (214, 226, 236), "meadow": (196, 218, 240), "beach": (232, 222, 214), "street": (190, 186, 196)}
 _GROUNDS = {"hill": (250, 250, 252), "meadow": (148, 178, 132), "beach": (226, 206, 164), "street": (112, 112, 118)}
 _NIGHT_BACKGROUND = np.array([0.26, 0.28, 0.40])

@@ -1,0 +1,110 @@
+# The front door: every stage is one target. `make` lists them.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+SIZE ?= toy
+STAGE ?= evaluate
+ARGS ?=
+CONFIGS := configs/$(SIZE)
+OUT := outputs/$(SIZE)
+BASE_PYTHON ?= python3
+PYTHON := .venv/bin/python
+INSTALLED := .venv/.installed
+TRAINER := $(PYTHON) -m train
+COLLECT := $(PYTHON) -m collect
+
+# Nothing here needs a model hub or an account; a user who wants either sets these to 0 or online.
+export HF_HUB_OFFLINE ?= 1
+export WANDB_MODE ?= offline
+export TOKENIZERS_PARALLELISM ?= false
+
+# $(call resume,STAGE_DIR,INPUT): go on from the last checkpoint if it is younger than what it is trained on.
+resume = $(shell test $(1)/checkpoints/last.ckpt -nt $(2) && echo --ckpt_path $(1)/checkpoints/last.ckpt)
+
+.PHONY: help
+help: ## List every target
+	@awk -F ':.*## ' '/^[a-zA-Z0-9_-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# ---- set-up
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(BASE_PYTHON) -m venv --clear .venv
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+.PHONY: install
+install: $(INSTALLED) ## Make .venv with the pinned versions (does nothing when it is current)
+
+# ---- the pipeline: stages meet on disk, a finished stage is not run twice
+
+.PHONY: train data graph pairs rewriter collect mine sft evaluate
+train: $(STAGE) ## All three stages on the toy world, with a closing table (STAGE=sft runs up to that stage)
+data: $(OUT)/data/captions.jsonl ## The toy world's captions and prompts
+graph: $(OUT)/stage1_graph/meta.json ## Stage 1: relation graph of the captions
+pairs: $(OUT)/stage1_pairs/train.jsonl ## Stage 1: deformed-caption to caption pairs
+rewriter: $(OUT)/stage1_rewriter/hf/config.json ## Stage 1: train and export the rewriter
+collect: $(OUT)/stage2_collect/done.json ## Stage 2: generate, judge, rewrite; resumes where it stopped
+mine: $(OUT)/stage2_mine/train.jsonl ## Stage 2: mine training records from the trajectories
+sft: $(OUT)/stage3_sft/hf/config.json ## Stage 3: tune and export the rewriter
+evaluate: $(OUT)/evaluate/summary.json ## Compare raw, direct, stage 1, SSPO and tuned on held-out prompts
+
+$(OUT)/data/captions.jsonl: | $(INSTALLED)
+	$(PYTHON) -m data_modules.toyworld --output_dir $(@D)
+
+$(OUT)/stage1_graph/meta.json: $(CONFIGS)/stage1_graph.yaml $(OUT)/data/captions.jsonl
+	$(COLLECT) graph --config $<
+
+$(OUT)/stage1_pairs/train.jsonl: $(CONFIGS)/stage1_pairs.yaml $(OUT)/data/captions.jsonl
+	$(COLLECT) pairs --config $<
+
+$(OUT)/stage1_rewriter/checkpoints/best.ckpt: $(CONFIGS)/stage1_rewriter.yaml $(OUT)/stage1_pairs/train.jsonl
+	$(TRAINER) fit --config $< $(call resume,$(OUT)/stage1_rewriter,$(OUT)/stage1_pairs/train.jsonl) $(ARGS)
+
+$(OUT)/stage1_rewriter/hf/config.json: $(OUT)/stage1_rewriter/checkpoints/best.ckpt
+	$(TRAINER) export --config $(CONFIGS)/stage1_rewriter.yaml --ckpt_path $< --output_dir $(@D)
+
+$(OUT)/stage2_collect/done.json: $(CONFIGS)/stage2_collect.yaml $(OUT)/stage1_rewriter/hf/config.json
+	$(COLLECT) run --config $<
+
+$(OUT)/stage2_mine/train.jsonl: $(CONFIGS)/stage2_mine.yaml $(OUT)/stage2_collect/done.json
+	$(COLLECT) mine --config $<
+
+$(OUT)/stage3_sft/checkpoints/best.ckpt: $(CONFIGS)/stage3_sft.yaml $(OUT)/stage2_mine/train.jsonl
+	$(TRAINER) fit --config $< $(call resume,$(OUT)/stage3_sft,$(OUT)/stage2_mine/train.jsonl) $(ARGS)
+
+$(OUT)/stage3_sft/hf/config.json: $(OUT)/stage3_sft/checkpoints/best.ckpt
+	$(TRAINER) export --config $(CONFIGS)/stage3_sft.yaml --ckpt_path $< --output_dir $(@D)
+
+$(OUT)/evaluate/summary.json: $(CONFIGS)/evaluate.yaml $(OUT)/stage3_sft/hf/config.json
+	@cp configs/OUTPUTS.md $(OUT)/README.md
+	$(COLLECT) evaluate --config $<
+
+# ---- the committed toy weights, from nothing
+
+.PHONY: toy
+toy: toy-lm toy-generator ## Train the committed toy weights again (language model and video generator)
+
+# ---- checks
+
+.PHONY: test test-all lint format typecheck clean
+test: $(INSTALLED) ## The test suite
+	$(PYTHON) -m pytest
+
+test-all: $(INSTALLED) ## The test suite with the slow tests
+	$(PYTHON) -m pytest -m "not gpu and not bench"
+
+lint: $(INSTALLED) ## ruff: rules and format
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+format: $(INSTALLED) ## ruff: rewrite in place
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+typecheck: $(INSTALLED) ## mypy on the four packages
+	$(PYTHON) -m mypy models data_modules collect train
+
+clean: ## Remove outputs/$(SIZE); the environment and the committed weights stay
+	rm -rf $(OUT)
