@@ -111,7 +111,7 @@ class DiffusersGenerator:
             if videos.shape[1:] != self.shape:
                 raise ValueError(
                     f"{type(self.pipeline).__name__} made videos of shape {videos.shape[1:]} where {self.shape} "
-                    "(frames, height, width, channels) was asked for; set num_frames, height and width to what it can make."
+                    "(frames, height, width, channels) was asked for; choose num_frames, height and width it can make."
                 )
             for request, video in zip(batch, videos, strict=False):
                 levels = (video * 255).round().clip(0, 255).astype(np.uint8)

@@ -1,0 +1,211 @@
+"""Stage 2: search each prompt's best wording by rendering it (RAPO++ section 4.1, https://arxiv.org/abs/2510.20206).
+
+Departures from the paper: the raw prompt competes, several proposals are made a round, each from the best text so
+far, and the search stops when nothing can improve or nothing has for a while.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from math import fsum
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from collect.protocols import Proposer, Rewriter
+from data_modules.records import Prompt
+
+Origin = Literal["raw", "rewriter", "proposal"]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A text that is about to compete for a prompt."""
+
+    text: str
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What the verifiers say of one text, over all seeds of its prompt.
+
+    Args:
+        scores: metrics in [0, 1] that rank candidates, higher is better.
+        observations: metrics that do not.
+        critique: what to change, in words.
+    """
+
+    scores: dict[str, float]
+    observations: dict[str, float]
+    critique: str
+
+    @property
+    def score(self) -> float:
+        """One number for people and language models; candidates are compared by rank instead."""
+        metrics = self.scores or self.observations
+        return mean(list(metrics.values())) if metrics else 0.0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A text that competes for a prompt, and how it did."""
+
+    draft: Draft
+    round: int
+    assessment: Assessment
+
+    @property
+    def text(self) -> str:
+        """What was sent to the video model."""
+        return self.draft.text
+
+
+@dataclass
+class Trajectory:
+    """One prompt's search so far.
+
+    Args:
+        prompt: what the user asked for.
+        candidates: every text rendered and judged, oldest first; the first is the raw prompt itself.
+        stale: rounds since the champion last changed.
+    """
+
+    prompt: Prompt
+    candidates: list[Candidate] = field(default_factory=list)
+    stale: int = 0
+
+    @property
+    def raw(self) -> Candidate:
+        """The user's own words."""
+        return self.candidates[0]
+
+    @property
+    def champion(self) -> Candidate:
+        """The best candidate so far."""
+        return champion(self.candidates)
+
+    def add(self, candidates: Sequence[Candidate]) -> None:
+        """Let the candidates of one round compete."""
+        before = self.champion if self.candidates else None
+        self.candidates.extend(candidates)
+        self.stale = 0 if self.champion != before else self.stale + 1
+
+    def finished(self, patience: int) -> bool:
+        """Whether a further round is pointless."""
+        if not self.candidates:
+            return False
+        scores = self.champion.assessment.scores
+        return self.stale >= patience or (bool(scores) and min(scores.values()) >= 1.0)
+
+
+class Memory(Protocol):
+    """What a killed run finds again."""
+
+    def recall(self, number: int) -> dict[str, list[Draft]] | None:
+        """Read the drafts of a round by prompt id; ``None`` if the round has none yet."""
+
+    def remember(self, number: int, drafts: dict[str, list[Draft]]) -> None:
+        """Write all drafts of a round at once."""
+
+    def record(self, trajectories: Sequence[Trajectory]) -> None:
+        """Write assessments and champions of these searches."""
+
+
+Assess = Callable[[Sequence[tuple[Prompt, str]]], list[Assessment]]
+
+
+def optimise(
+    prompts: Sequence[Prompt],
+    assess: Assess,
+    memory: Memory,
+    rewriter: Rewriter | None,
+    proposer: Proposer | None,
+    rounds: int,
+    patience: int,
+) -> Iterator[list[Trajectory]]:
+    """Search the best wording of all prompts at once.
+
+    Args:
+        prompts: with distinct ids.
+        assess: renders and judges texts, each against its raw prompt.
+        memory: of the rounds already made.
+        rewriter: writes the stage-1 prompt that competes from the start.
+        proposer: rewrites the best text so far after each round.
+        rounds: of proposals, after the start.
+        patience: rounds without a new champion after which a prompt's search stops.
+
+    Yields:
+        All searches, after the start and after each round.
+    """
+    searches = [Trajectory(prompt) for prompt in prompts]
+    for number in range(rounds + 1):
+        active = [search for search in searches if not search.finished(patience)]
+        if not active:
+            return
+        drafts = memory.recall(number)
+        if drafts is None:
+            drafts = propose(active, proposer, number) if number else start(active, rewriter)
+            memory.remember(number, drafts)
+        entries = [(search, draft) for search in active for draft in drafts.get(search.prompt.id, [])]
+        assessments = assess([(search.prompt, draft.text) for search, draft in entries])
+        judged: dict[str, list[Candidate]] = {search.prompt.id: [] for search in active}
+        for (search, draft), assessment in zip(entries, assessments, strict=True):
+            judged[search.prompt.id].append(Candidate(draft, number, assessment))
+        for search in active:
+            search.add(judged[search.prompt.id])
+        memory.record(active)
+        yield searches
+
+
+def start(searches: Sequence[Trajectory], rewriter: Rewriter | None) -> dict[str, list[Draft]]:
+    """Enter each raw prompt and, where it differs, its stage-1 prompt."""
+    prompts = [search.prompt for search in searches]
+    rewrites = rewriter.rewrite(prompts) if rewriter else [prompt.prompt for prompt in prompts]
+    return {
+        prompt.id: [Draft(prompt.prompt, "raw")] + [Draft(text, "rewriter")] * (text != prompt.prompt)
+        for prompt, text in zip(prompts, rewrites, strict=True)
+    }
+
+
+def propose(searches: Sequence[Trajectory], proposer: Proposer | None, number: int) -> dict[str, list[Draft]]:
+    """Rewrite each search's best text so far, from all that was learned."""
+    if proposer is None:
+        return {}
+    best = [search.champion for search in searches]
+    proposals = proposer.propose(
+        [search.prompt for search in searches],
+        [candidate.text for candidate in best],
+        [candidate.assessment.critique for candidate in best],
+        [[(c.text, c.assessment.score, c.assessment.critique) for c in search.candidates] for search in searches],
+        seed=number,
+    )
+    drafts = {}
+    for search, texts in zip(searches, proposals, strict=True):
+        tried = {candidate.text for candidate in search.candidates}
+        drafts[search.prompt.id] = [Draft(text, "proposal") for text in dict.fromkeys(texts) if text not in tried]
+    return drafts
+
+
+def average_ranks(candidates: Sequence[Candidate]) -> NDArray[np.float64]:
+    """Rank candidates per metric, 1 the best and ties sharing the mean rank; average over metrics."""
+    metrics = sorted(candidates[0].assessment.scores)
+    if not metrics:
+        return np.ones(len(candidates))
+    scores = np.array([[candidate.assessment.scores[name] for name in metrics] for candidate in candidates])
+    return rankdata(-scores, axis=0).mean(axis=1)
+
+
+def champion(candidates: Sequence[Candidate]) -> Candidate:
+    """Choose the lowest average rank; ties go to the shorter text, then to the earlier one.
+
+    No candidate has a lower average rank than the champion, so the raw prompt, a candidate itself, never does.
+    """
+    ranks = average_ranks(candidates)
+    return min(zip(ranks, candidates, strict=True), key=lambda pair: (pair[0], len(pair[1].text)))[1]
+
+
+def mean(values: Sequence[float]) -> float:
+    """Average without regard to order, so that equal sets of scores tie exactly."""
+    return fsum(values) / len(values)
