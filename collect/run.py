@@ -1,0 +1,152 @@
+"""Stage 2 from the command line: search prompts, keep every video and verdict."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import WandbLogger
+from rich.console import Console
+
+from collect import tracking
+from collect.prompts import read_prompts
+from collect.protocols import Generator, Proposer, Rewriter, Verifier
+from collect.sspo import Trajectory, mean, optimise
+from collect.store import Store, Take
+from collect.studio import Studio, seeds_of
+from data_modules.records import Prompt, content_id
+
+PURPOSE = "collect"  # of the seeds: evaluation draws others
+NUM_VIDEOS_LOGGED = 8
+
+
+def run(
+    prompts: Path,
+    output: Path,
+    generator: Generator,
+    verifiers: list[Verifier],
+    rewriter: Rewriter | None = None,
+    proposer: Proposer | None = None,
+    rounds: int = 3,
+    num_seeds: int = 2,
+    patience: int = 2,
+    limit: int | None = None,
+    logger: WandbLogger | None = None,
+) -> None:
+    """Search the best wording of every prompt by rendering and judging candidates.
+
+    A killed run goes on where it stopped when it is started again.
+
+    Args:
+        prompts: ``.jsonl`` of prompt records, ``.txt`` with a prompt a line, or ``.csv`` with a column ``captions``
+            or ``prompt`` and perhaps ``phys_law`` or ``task``.
+        output: folder of ``trajectories.sqlite`` and ``videos``.
+        generator: makes the videos.
+        verifiers: judge them against the raw prompt.
+        rewriter: writes the stage-1 prompt that competes with the raw one from the start.
+        proposer: rewrites the best text so far after each round.
+        rounds: of proposals, after the start.
+        num_seeds: videos per text; the same seeds for all texts of a prompt.
+        patience: rounds without a better text after which a prompt's search stops.
+        limit: search only so many prompts, from the start of the file.
+        logger: a W&B run to log to.
+    """
+    console = Console()
+    asked = read_prompts(prompts, limit)
+    settings = search_settings(asked, generator, verifiers, rewriter, proposer, rounds, num_seeds, patience)
+    with Store(output, settings) as store, tracking.start(logger, "collect") as tracked:
+        studio = Studio(store, generator, by_name(verifiers), num_seeds, PURPOSE)
+        store.enter(asked)
+        searches: list[Trajectory] = []
+        for number, searches in enumerate(optimise(asked, studio.assess, store, rewriter, proposer, rounds, patience)):
+            metrics = progress(searches, store.num_renders(), rewriter is not None)
+            tracked.log(metrics, step=number)
+            console.print(
+                f"round {number}: mean score {metrics['collect/score']:.3f} "
+                f"(raw {metrics['collect/raw_score']:.3f}), {metrics['collect/videos']:.0f} videos"
+            )
+        store.finish()
+        tracked.log_table("collect/trajectories", *table(searches, studio))
+    console.print(f"{len(searches)} searches in {output}")
+
+
+def search_settings(
+    prompts: Sequence[Prompt],
+    generator: Generator,
+    verifiers: Sequence[Verifier],
+    rewriter: Rewriter | None,
+    proposer: Proposer | None,
+    rounds: int,
+    num_seeds: int,
+    patience: int,
+) -> dict[str, Any]:
+    """Check a search's settings and name what decides its outcome.
+
+    Raises:
+        ValueError: naming the setting that is out of range or would be ignored.
+    """
+    for name, value, least in (("rounds", rounds, 0), ("num_seeds", num_seeds, 1), ("patience", patience, 1)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}.")
+    if not verifiers:
+        raise ValueError("verifiers is empty; a search needs at least one to judge its videos.")
+    if proposer is None and rounds:
+        raise ValueError(f"rounds is {rounds} but there is no proposer to make any; set rounds to 0 or add a proposer.")
+    return {
+        "prompts": content_id(*(prompt.id for prompt in prompts)),
+        "generator": generator.fingerprint,
+        "verifiers": list(by_name(verifiers)),
+        "rewriter": type(rewriter).__name__ if rewriter else None,
+        "proposer": type(proposer).__name__ if proposer else None,
+        "rounds": rounds,
+        "num_seeds": num_seeds,
+        "patience": patience,
+    }
+
+
+def by_name(verifiers: Sequence[Verifier]) -> dict[str, Verifier]:
+    """Index verifiers by name.
+
+    Raises:
+        ValueError: if two share a name, under which their verdicts are kept.
+    """
+    named = {verifier.name: verifier for verifier in verifiers}
+    if len(named) < len(verifiers):
+        raise ValueError(f"verifiers must have distinct names, got {', '.join(v.name for v in verifiers)}.")
+    return named
+
+
+def progress(searches: Sequence[Trajectory], num_renders: int, with_rewriter: bool) -> dict[str, float]:
+    """Sum up all searches so far; a fallback is a prompt whose rewrite was refused or changed nothing."""
+    metrics = {
+        "collect/score": mean([search.champion.assessment.score for search in searches]),
+        "collect/raw_score": mean([search.raw.assessment.score for search in searches]),
+        "collect/raw_champions": mean([float(search.champion is search.raw) for search in searches]),
+        "collect/videos": float(num_renders),
+    }
+    if with_rewriter:
+        rewritten = sum(c.draft.origin == "rewriter" for search in searches for c in search.candidates)
+        metrics["collect/fallbacks"] = float(len(searches) - rewritten)
+    return metrics
+
+
+def table(searches: Sequence[Trajectory], studio: Studio) -> tuple[list[str], list[list[tracking.Cell]]]:
+    """List every candidate; the first few searches show their videos."""
+    columns = ["prompt", "round", "origin", "text", "score", "critique", "champion", "video"]
+    rows: list[list[tracking.Cell]] = []
+    for index, search in enumerate(searches):
+        seed = seeds_of(search.prompt, 1, PURPOSE)[0]
+        for candidate in search.candidates:
+            video = studio.video(Take(search.prompt, candidate.text, seed)).path
+            rows.append(
+                [
+                    search.prompt.prompt,
+                    candidate.round,
+                    candidate.draft.origin,
+                    candidate.text,
+                    candidate.assessment.score,
+                    candidate.assessment.critique,
+                    int(candidate is search.champion),
+                    video if index < NUM_VIDEOS_LOGGED else None,
+                ]
+            )
+    return columns, rows
