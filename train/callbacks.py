@@ -28,7 +28,7 @@ class LogConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Log the config as hyperparameters."""
-        config = self.parser.dump(self.config, skip_none=False)
+        config = self.parser.dump(self.config, skip_unset=False)
         for logger in trainer.loggers:
             logger.log_hyperparams({"config": config})
 

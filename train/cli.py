@@ -134,6 +134,7 @@ def main(args: ArgsType = None) -> CLI:
         save_config_callback=LogConfig,
         save_config_kwargs={"overwrite": True},
         auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,  # modules save no hyperparameters; on, it calls what jsonargparse 5 removes
         seed_everything_default=0,
         parser_kwargs={name: dict(per_command) for name in CLI.subcommands()},
         args=args,
