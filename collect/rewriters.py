@@ -104,12 +104,7 @@ class CritiqueRewriter:
         """
         states = list(zip(prompts, current, critiques, histories, strict=True))
         conversations = [
-            templates.critique(
-                prompt,
-                text,
-                why,
-                history[len(history) - min(len(history), self.num_history) :],
-            )
+            templates.critique(prompt, text, why, self._recent(text, history))
             for prompt, text, why, history in states
             for _ in range(self.num_proposals)
         ]
@@ -124,3 +119,8 @@ class CritiqueRewriter:
             passed = [answer for answer, report in zip(answers[own], reports[own], strict=True) if report.passed]
             proposals.append([answer for answer in dict.fromkeys(passed) if answer not in tried])
         return proposals
+
+    def _recent(self, current: str, history: Sequence[tuple[str, float, str]]) -> list[tuple[str, float, str]]:
+        """Keep the latest attempts but the current one, which is shown for itself."""
+        others = [attempt for attempt in history if attempt[0] != current]
+        return others[max(0, len(others) - self.num_history) :]

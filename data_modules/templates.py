@@ -15,17 +15,14 @@ MODIFIER_KINDS = ("scene", "subject", "action", "atmosphere")
 
 _DEFORM: dict[str, str] = {
     "short": (
-        "Ask for the video described below the way a hurried user would: a few words, most details left out, "
-        "nothing added. Answer with the request only."
+        "Ask for this video as a hurried user would: a few words, details left out, nothing added. "
+        "Answer with the request only."
     ),
     "generic": (
-        "Say in one plain sentence of your own what the video described below shows. "
-        "Keep every detail and add none. Answer with the sentence only."
+        "Say what this video shows in one plain sentence of your own. Keep every detail, add none. "
+        "Answer with the sentence only."
     ),
-    "tags": (
-        "Turn the video description below into a comma-separated list of its details. "
-        "Add none. Answer with the list only."
-    ),
+    "tags": "List the details of this video, separated by commas. Add none. Answer with the list only.",
 }
 
 
@@ -37,8 +34,8 @@ def _ask(instruction: str, **inputs: str) -> Messages:
 def extract(caption: str) -> Messages:
     """Ask for the parts of a caption as a JSON object of four lists of phrases, ``MODIFIER_KINDS``."""
     return _ask(
-        "List the scene, the subjects, the actions and the atmosphere of this video description as a JSON object "
-        "with the keys scene, subject, action and atmosphere, each a list of short phrases. Answer with the JSON only.",
+        "Read this video description and answer with JSON only: lists of short phrases under the keys scene, subject, "
+        "action and atmosphere.",
         description=caption,
     )
 
@@ -57,8 +54,7 @@ def deform(caption: str, style: DeformStyle) -> Messages:
 def merge(prompt: str, modifier: str) -> Messages:
     """Ask for a prompt with one retrieved detail worked in; the prompt wins where the two disagree."""
     return _ask(
-        "Work the detail into the video prompt. Keep everything the prompt asks for; leave out of the detail what "
-        "contradicts it. Answer with the prompt only.",
+        "Work the detail into the video prompt. Where they disagree, the prompt wins. Answer with the new prompt only.",
         detail=modifier,
         prompt=prompt,
     )
@@ -67,8 +63,8 @@ def merge(prompt: str, modifier: str) -> Messages:
 def direct(prompt: str) -> Messages:
     """Ask for a better prompt by plain instruction, in whatever style the language model has."""
     return _ask(
-        "Improve this prompt for a text-to-video model. Keep everything it asks for and fill in what it leaves open: "
-        "subject, looks, motion, place and light. Answer with the prompt only.",
+        "Improve this text-to-video prompt. Keep what it asks for and fill in subject, looks, motion, place and light. "
+        "Answer with the prompt only.",
         prompt=prompt,
     )
 
@@ -84,8 +80,8 @@ def refactor(prompt: str, task: str | None = None) -> Messages:
     """
     rule = {} if task is None else {"rule": task}
     return _ask(
-        "Write the caption of the video that this prompt asks for, in the form of the video model's training "
-        "captions. Keep everything it asks for. Answer with the caption only.",
+        "Write this prompt in the form of the video model's training captions. Keep what it asks for. "
+        "Answer with the caption only.",
         **rule,
         prompt=prompt,
     )
@@ -105,13 +101,12 @@ def critique(
         critique: what the video of ``current`` gets wrong, in words.
         history: earlier attempts as (prompt, score in [0, 1], critique); the caller bounds their number.
     """
-    attempts = "".join(f"\n- {text} ({score:.2f}. {why})" for text, score, why in history)
+    attempts = " / ".join(f"{text} ({score:.2f}: {why})" for text, score, why in history)
     rule = {} if raw.task is None else {"rule": raw.task}
     earlier = {"earlier_attempts": attempts} if attempts else {}
     return _ask(
-        "The video made from the current prompt was criticised. Say what the critique finds wrong in other words, "
-        "not tried before, so that the video shows the request. Leave the rest as it is. "
-        "Answer with the new prompt only.",
+        "Reword what the critique finds wrong, not as in earlier attempts, so that the video shows the request. "
+        "Keep the rest word for word. Answer with the new prompt only.",
         request=raw.prompt,
         **rule,
         **earlier,

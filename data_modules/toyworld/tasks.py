@@ -110,11 +110,12 @@ def edit(world: World, rng: random.Random) -> Task:
     raw = write_user_prompt(wanted_wording, rng)
     wanted = {name: value for name, value in asdict(world).items() if name in wanted_wording}
     current = _attempt(world, wanted, rng)
-    # Two videos of one prompt can have different faults, and are criticised one after the other.
-    faults = [_faults(wanted, rng) for _ in range(rng.choice((1, 1, 1, 2)))]
-    why = " ".join(critique(wanted, _reading(wanted, names, rng)) for names in faults)
-    history = [_earlier(world, wanted, current, rng) for _ in range(rng.choice((0, 0, 1, 1, 2)))]
-    targets = {name: wanted[name] for name in wanted if any(name in names for names in faults)}
+    faults = _faults(wanted, rng)
+    why = critique(wanted, _reading(wanted, faults, rng))
+    history = [_earlier(world, wanted, current, rng) for _ in range(rng.choice((0, 0, 1, 2)))]
+    if rng.random() < 0.1:
+        history = [(raw, *_judged(wanted, rng)), *history[1:]]
+    targets = {name: wanted[name] for name in faults}
     if not targets:
         # Nothing was criticised: any other way to say one thing is a fair try.
         name = rng.choice(sorted(mentions(current)))
@@ -210,9 +211,13 @@ def _earlier(world: World, wanted: dict[str, str], current: str, rng: random.Ran
         for name, text in random_wording(world, rng).items()
         if name in mentions(current) and rng.random() < 0.5
     }
+    return revise(current, changes), *_judged(wanted, rng)
+
+
+def _judged(wanted: dict[str, str], rng: random.Random) -> tuple[float, str]:
+    """Make up a score and a critique."""
     faults = _faults(wanted, rng)
-    score = (len(wanted) - len(faults)) / len(wanted)
-    return revise(current, changes), score, critique(wanted, _reading(wanted, faults, rng))
+    return (len(wanted) - len(faults)) / len(wanted), critique(wanted, _reading(wanted, faults, rng))
 
 
 TASKS = {
