@@ -19,8 +19,8 @@ export HF_HUB_OFFLINE ?= 1
 export WANDB_MODE ?= offline
 export TOKENIZERS_PARALLELISM ?= false
 
-# $(call resume,STAGE_DIR,INPUT): go on from the last checkpoint if it is younger than what it is trained on.
-resume = $(shell test $(1)/checkpoints/last.ckpt -nt $(2) && echo --ckpt_path $(1)/checkpoints/last.ckpt)
+# $(call resume,STAGE_DIR,INPUT): go on from the last checkpoint if it is younger than its config and its data.
+resume = $(shell test $(1)/checkpoints/last.ckpt -nt $< -a $(1)/checkpoints/last.ckpt -nt $(2) && echo --ckpt_path $(1)/checkpoints/last.ckpt)
 
 .PHONY: help
 help: ## List every target
@@ -59,11 +59,9 @@ $(OUT)/stage1_graph/meta.json: $(CONFIGS)/stage1_graph.yaml $(OUT)/data/captions
 $(OUT)/stage1_pairs/train.jsonl: $(CONFIGS)/stage1_pairs.yaml $(OUT)/data/captions.jsonl
 	$(COLLECT) pairs --config $<
 
-$(OUT)/stage1_rewriter/checkpoints/best.ckpt: $(CONFIGS)/stage1_rewriter.yaml $(OUT)/stage1_pairs/train.jsonl
+$(OUT)/stage1_rewriter/hf/config.json: $(CONFIGS)/stage1_rewriter.yaml $(OUT)/stage1_pairs/train.jsonl
 	$(TRAINER) fit --config $< $(call resume,$(OUT)/stage1_rewriter,$(OUT)/stage1_pairs/train.jsonl) $(ARGS)
-
-$(OUT)/stage1_rewriter/hf/config.json: $(OUT)/stage1_rewriter/checkpoints/best.ckpt
-	$(TRAINER) export --config $(CONFIGS)/stage1_rewriter.yaml --ckpt_path $< --output_dir $(@D)
+	$(TRAINER) export --config $< --ckpt_path $(OUT)/stage1_rewriter/checkpoints/best.ckpt --output_dir $(@D)
 
 $(OUT)/stage2_collect/done.json: $(CONFIGS)/stage2_collect.yaml $(OUT)/stage1_rewriter/hf/config.json
 	$(COLLECT) run --config $<
@@ -71,11 +69,9 @@ $(OUT)/stage2_collect/done.json: $(CONFIGS)/stage2_collect.yaml $(OUT)/stage1_re
 $(OUT)/stage2_mine/train.jsonl: $(CONFIGS)/stage2_mine.yaml $(OUT)/stage2_collect/done.json
 	$(COLLECT) mine --config $<
 
-$(OUT)/stage3_sft/checkpoints/best.ckpt: $(CONFIGS)/stage3_sft.yaml $(OUT)/stage2_mine/train.jsonl
+$(OUT)/stage3_sft/hf/config.json: $(CONFIGS)/stage3_sft.yaml $(OUT)/stage2_mine/train.jsonl
 	$(TRAINER) fit --config $< $(call resume,$(OUT)/stage3_sft,$(OUT)/stage2_mine/train.jsonl) $(ARGS)
-
-$(OUT)/stage3_sft/hf/config.json: $(OUT)/stage3_sft/checkpoints/best.ckpt
-	$(TRAINER) export --config $(CONFIGS)/stage3_sft.yaml --ckpt_path $< --output_dir $(@D)
+	$(TRAINER) export --config $< --ckpt_path $(OUT)/stage3_sft/checkpoints/best.ckpt --output_dir $(@D)
 
 $(OUT)/evaluate/summary.json: $(CONFIGS)/evaluate.yaml $(OUT)/stage3_sft/hf/config.json
 	@cp configs/OUTPUTS.md $(OUT)/README.md
@@ -83,8 +79,27 @@ $(OUT)/evaluate/summary.json: $(CONFIGS)/evaluate.yaml $(OUT)/stage3_sft/hf/conf
 
 # ---- the committed toy weights, from nothing
 
-.PHONY: toy
-toy: toy-lm toy-generator ## Train the committed toy weights again (language model and video generator)
+GENERATOR := outputs/toy_generator
+
+.PHONY: toy toy-lm toy-generator toy-gap
+toy: toy-lm toy-generator ## Train the committed toy weights again, from nothing (hours on two CPU cores)
+
+toy-generator: $(GENERATOR)/diffusion/hf/model_index.json ## Train the toy video generator and store it in models/toy
+	$(PYTHON) -m models.toy half_generator --pretrained $(<D) --output_dir models/toy/generator
+
+$(GENERATOR)/init/model_index.json: outputs/toy/data/captions.jsonl
+	$(PYTHON) -m models.toy generator --captions $< --output_dir $(@D)
+
+$(GENERATOR)/autoencoder/hf/model_index.json: configs/toy/toy_autoencoder.yaml $(GENERATOR)/init/model_index.json
+	$(TRAINER) fit --config $< $(call resume,$(GENERATOR)/autoencoder,$(GENERATOR)/init/model_index.json)
+	$(TRAINER) export --config $< --ckpt_path $(GENERATOR)/autoencoder/checkpoints/last.ckpt --output_dir $(@D)
+
+$(GENERATOR)/diffusion/hf/model_index.json: configs/toy/toy_generator.yaml $(GENERATOR)/autoencoder/hf/model_index.json
+	$(TRAINER) fit --config $< $(call resume,$(GENERATOR)/diffusion,$(GENERATOR)/autoencoder/hf/model_index.json)
+	$(TRAINER) export --config $< --ckpt_path $(GENERATOR)/diffusion/checkpoints/last.ckpt --output_dir $(@D)
+
+toy-gap: $(INSTALLED) ## How much better the toy generator draws its own captions than short user prompts
+	$(PYTHON) -m pytest -m bench tests/benchmarks/bench_toy_generator.py
 
 # ---- checks
 

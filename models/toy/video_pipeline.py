@@ -115,3 +115,16 @@ def generator(captions: Path, output_dir: Path) -> None:
         raise FileNotFoundError(f"{captions} does not exist; `make data` writes it.")
     texts = [json.loads(line)["caption"] for line in captions.read_text(encoding="utf-8").splitlines()]
     random_pipeline(texts).save_pretrained(output_dir)
+
+
+def half_generator(pretrained: Path, output_dir: Path) -> None:
+    """Store a trained generator small: float16, but for the text encoder, which transformers loads as stored.
+
+    Args:
+        pretrained: diffusers pipeline directory.
+        output_dir: directory to create or replace.
+    """
+    pipeline = LattePipeline.from_pretrained(pretrained)
+    pipeline.vae.half()
+    pipeline.transformer.half()
+    pipeline.save_pretrained(output_dir)
