@@ -72,7 +72,7 @@ class CritiqueRewriter:
         language_model: LanguageModel,
         gate: IntentGate,
         num_proposals: int = 1,
-        num_history: int = 2,
+        num_history: int = 1,
     ) -> None:
         if num_proposals < 1:
             raise ValueError(f"num_proposals must be at least 1, got {num_proposals}")

@@ -175,7 +175,7 @@ def generic_prompt(wording: Wording) -> str:
     if "scene" in wording:
         text += f", set {wording['scene']}"
     if "light" in wording:
-        text += f", under {wording['light']}"
+        text += f", with {wording['light']}"
     return text + ", in a video."
 
 

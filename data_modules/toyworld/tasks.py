@@ -112,7 +112,7 @@ def edit(world: World, rng: random.Random) -> Task:
     current = _attempt(world, wanted, rng)
     faults = _faults(wanted, rng)
     why = critique(wanted, _reading(wanted, faults, rng))
-    history = [_earlier(world, wanted, current, rng) for _ in range(rng.choice((0, 0, 1, 2)))]
+    history = [_earlier(world, wanted, current, rng) for _ in range(rng.choice((0, 0, 1)))]
     if rng.random() < 0.1:
         history = [(raw, *_judged(wanted, rng)), *history[1:]]
     targets = {name: wanted[name] for name in faults}
