@@ -1,4 +1,4 @@
-"""python -m collect {run,mine,evaluate}: what uses trained models."""
+"""python -m collect {pairs,run,mine,evaluate}: what uses trained models."""
 
 import logging
 import sys
@@ -10,10 +10,11 @@ from rich.console import Console
 
 from collect.evaluate import evaluate
 from collect.mine import mine
+from collect.pairs import pairs
 from collect.prompts import read_prompts
 from collect.run import run
 
-VERBS: dict[str, Any] = {"run": run, "mine": mine, "evaluate": evaluate}
+VERBS: dict[str, Any] = {"pairs": pairs, "run": run, "mine": mine, "evaluate": evaluate}
 
 
 class Parser(ArgumentParser):
