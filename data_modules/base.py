@@ -70,20 +70,21 @@ class JSONLDataModule(LightningDataModule, ABC):
     def collate(self, examples: list[Example]) -> dict[str, Tensor]:
         """Pad examples into a batch."""
 
+    def prepare_data(self) -> None:
+        """Refuse missing files and unfit tokenizers before loggers and networks are started; see :meth:`setup`."""
+        assert self.trainer is not None
+        self._require_files(str(self.trainer.state.fn.value))
+        self._load_tokenizer()
+
     def setup(self, stage: str) -> None:
         """Read and tokenise the splits the stage needs; ``records`` and ``examples`` stay parallel.
 
         Raises:
-            FileNotFoundError: naming the missing file and what writes it.
+            FileNotFoundError: naming the missing file or tokenizer and what writes it.
             ValueError: if a file is not made of this module's records, an example is too long, or the tokenizer is
                 not one for conversations.
         """
-        for split in SPLITS[stage]:
-            if not self.path(split).is_file():
-                raise FileNotFoundError(
-                    f"{self.path(split)} does not exist; `python -m collect` writes it (pairs in stage 1, mine in "
-                    f"stage 3), or point data.init_args.root at a directory that has {split}.jsonl."
-                )
+        self._require_files(stage)
         self.tokenizer = self._load_tokenizer()
         for split in SPLITS[stage]:
             if split not in self.examples:
@@ -114,8 +115,22 @@ class JSONLDataModule(LightningDataModule, ABC):
         """Test batches, in file order."""
         return self._in_order("test")
 
+    def _require_files(self, stage: str) -> None:
+        for split in SPLITS[stage]:
+            if not self.path(split).is_file():
+                raise FileNotFoundError(
+                    f"{self.path(split)} does not exist; `python -m collect` writes it (pairs in stage 1, mine in "
+                    f"stage 3), or point data.init_args.root at a directory that has {split}.jsonl."
+                )
+
     def _load_tokenizer(self) -> PreTrainedTokenizerBase:
-        tokenizer = AutoTokenizer.from_pretrained(self.pretrained)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.pretrained)
+        except (OSError, ValueError) as error:
+            raise FileNotFoundError(
+                f"{self.pretrained} gives no tokenizer; set model.init_args.pretrained to a directory that "
+                f"`python -m train export` wrote, or to a Hugging Face id ({str(error).splitlines()[0]})."
+            ) from error
         parts = {
             "chat template": tokenizer.chat_template,
             "end token": tokenizer.eos_token,

@@ -1,9 +1,12 @@
 """Tiny checkpoints of the real classes and tiny record files, built once per run."""
 
+import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_SILENT", "true")
@@ -12,6 +15,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from wandb.proto import wandb_internal_pb2
 
 from data_modules.records import Rewrite, content_id, write_records
 
@@ -103,7 +107,7 @@ SFT_CONFIG = """
 trainer:
   default_root_dir: {root}
   accelerator: cpu
-  max_steps: 4
+  max_steps: 5
   max_epochs: -1
   log_every_n_steps: 1
   enable_progress_bar: false
@@ -135,3 +139,45 @@ def sft_config(tmp_path: Path, tiny_lm: Path, rewrites: Path) -> Callable[[str],
         return path
 
     return write
+
+
+@dataclass
+class OfflineRun:
+    """What one offline W&B run holds: its config and the logged values of each metric, in order."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    history: dict[str, list[Any]] = field(default_factory=dict)
+
+
+def _wandb_records(data: bytes) -> Iterator[wandb_internal_pb2.Record]:
+    """Records of a .wandb file: LevelDB's log format (blocks of 32 KiB) after a header of seven bytes."""
+    position, record = 7, b""
+    while position + 7 <= len(data):
+        left_in_block = 32768 - position % 32768
+        if left_in_block < 7:
+            position += left_in_block
+            continue
+        length, kind = int.from_bytes(data[position + 4 : position + 6], "little"), data[position + 6]
+        record += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in {1, 4}:  # whole, or the last part
+            yield wandb_internal_pb2.Record.FromString(record)
+            record = b""
+
+
+@pytest.fixture(scope="session")
+def read_wandb() -> Callable[[Path], OfflineRun]:
+    """Read the one offline run below a directory back."""
+
+    def read(root: Path) -> OfflineRun:
+        (path,) = root.glob("wandb/offline-run-*/run-*.wandb")
+        run = OfflineRun()
+        for record in _wandb_records(path.read_bytes()):
+            for item in (*record.run.config.update, *record.config.update):
+                run.config[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+            for logged in record.history.item:
+                name = logged.key or "/".join(logged.nested_key)
+                run.history.setdefault(name, []).append(json.loads(logged.value_json))
+        return run
+
+    return read

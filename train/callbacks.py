@@ -1,5 +1,6 @@
 """Callbacks the trainer program adds or a config names."""
 
+import json
 import random
 from typing import Any
 
@@ -28,9 +29,9 @@ class LogConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Log the config as hyperparameters."""
-        config = self.parser.dump(self.config, skip_unset=False)
+        config = json.loads(self.parser.dump(self.config, skip_unset=False, format="json"))
         for logger in trainer.loggers:
-            logger.log_hyperparams({"config": config})
+            logger.log_hyperparams(config)
 
 
 class RandomState(Callback):
