@@ -1,4 +1,4 @@
-"""Tiny random-weight pipelines of the real classes, and fakes of five lines for everything that is slow."""
+"""Tiny random-weight pipelines of the real classes."""
 
 from collections.abc import Iterator
 from pathlib import Path

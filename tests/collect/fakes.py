@@ -1,0 +1,72 @@
+"""Stand-ins for slow backends. They import nothing heavy, so that a subprocess starts in no time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+from collect.protocols import RenderRequest, Verdict
+from data_modules.records import Prompt
+
+
+class FakeGenerator:
+    """Writes the prompt and seed as the video."""
+
+    fingerprint = "fake"
+
+    def __init__(self, batch_size: int = 3) -> None:
+        self.batch_size = batch_size
+        self.made: list[RenderRequest] = []
+
+    def generate(self, requests: Sequence[RenderRequest]) -> None:
+        for request in requests:
+            request.path.parent.mkdir(exist_ok=True)
+            request.path.write_text(f"{request.prompt}|{request.seed}")
+        self.made.extend(requests)
+
+
+class FakeVerifier:
+    """Likes the letter e and short prompts; reads what the fake generator wrote."""
+
+    def __init__(self, name: str = "fake", ranked: bool = True, ceiling: float = 12.0) -> None:
+        self.name = name
+        self.ranked = ranked
+        self.ceiling = ceiling
+
+    def judge(self, prompts: Sequence[Prompt], videos: Sequence[Path]) -> list[Verdict]:
+        texts = [video.read_text().split("|")[0] for video in videos]
+        return [
+            Verdict(
+                {"alignment": min(1.0, text.count("e") / self.ceiling), "clarity": 1 / len(text)},
+                f"{len(text)} letters.",
+            )
+            for text in texts
+        ]
+
+
+class FakeRewriter:
+    """Adds a word; leaves prompts that begin with x alone."""
+
+    def rewrite(self, prompts: Sequence[Prompt]) -> list[str]:
+        return [p.prompt if p.prompt.startswith("x") else f"{p.prompt} here" for p in prompts]
+
+
+class FakeProposer:
+    """Adds one of two words to the best text so far."""
+
+    def propose(
+        self,
+        prompts: Sequence[Prompt],
+        current: Sequence[str],
+        critiques: Sequence[str],
+        histories: Sequence[Sequence[tuple[str, float, str]]],
+        *,
+        seed: int,
+    ) -> list[list[str]]:
+        return [[f"{text} e{seed}", f"{text} no"] for text in current]
+
+
+class FakeGate:
+    """Refuses texts with the word lost."""
+
+    def check(self, pairs: Sequence[tuple[str, str]]) -> list[SimpleNamespace]:
+        return [SimpleNamespace(passed="lost" not in text, kept_share=float("lost" not in text)) for _, text in pairs]
