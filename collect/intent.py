@@ -1,5 +1,6 @@
 """The intent gate: does a rewrite still say what the user asked for."""
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,19 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from collect.lexicon import ABSENCES, CAMERA_MOVES, COLOURS, LOOSE_NUMBERS, NEGATIONS, NUMBERS, RELATIONS, THINGS
+from collect.lexicon import (
+    ABSENCES,
+    CAMERA_MOVES,
+    COLOURS,
+    GENERAL,
+    LOOSE_NUMBERS,
+    NEGATIONS,
+    NUMBERS,
+    PLACING,
+    PREPOSITIONS,
+    RELATIONS,
+    THINGS,
+)
 from collect.words import STRAIGHT, Token, excluded_by, forms, lemma, opposed, stand_ins, tokenise
 
 REFUSAL = re.compile(
@@ -75,12 +88,21 @@ class IntentReport:
 
 @dataclass(frozen=True)
 class Item:
-    """One thing a prompt asks for. ``words`` are what must be found; ``about`` is the noun it belongs to."""
+    """One thing a prompt asks for.
 
-    kind: str  # word, name, colour, number, relation, camera, negation or quote
+    Args:
+        kind: word, name, colour, number, relation, camera, negation or quote.
+        text: how the prompt says it.
+        words: what must be found.
+        about: the words it belongs to: a colour's noun, a word's neighbours, what stands in a relation.
+        beside: the words for what it stands in that relation to.
+    """
+
+    kind: str
     text: str
     words: tuple[str, ...] = ()
     about: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 def _following(tokens: Sequence[Token], index: int) -> tuple[str, ...]:
@@ -139,9 +161,14 @@ def intent_items(prompt: str) -> list[Item]:
         take(match)
     for name, (pattern, _, _) in RELATIONS.items():
         for match in re.finditer(pattern, plain.lower()):
-            before = [t.text for t in tokens if t.start < match.start() and t.content]
-            after = [t.text for t in tokens if t.start >= match.end() and t.content]
-            items.append(Item("relation", match.group(), (name,), (*before[-1:], *after[:1])))
+            before = [token for token in tokens if token.start < match.start()]
+            after = [token for token in tokens if token.start >= match.end()]
+            while after and after[0].text in ("of", "a", "an", "the", "its", "his", "her", "their"):
+                after.pop(0)
+            subject = [token.text for token in itertools.takewhile(lambda token: token.content, reversed(before))]
+            clause = after[0].clause if after else 0
+            object_ = [t.text for t in itertools.takewhile(lambda t: t.content, after) if t.clause == clause]
+            items.append(Item("relation", match.group(), (name,), tuple(subject), tuple(object_)))
             take(match)
     names = _names(plain, tokens)
     for index, token in enumerate(tokens):
@@ -167,7 +194,7 @@ def intent_items(prompt: str) -> list[Item]:
             items.append(
                 Item("word", word, (word,), tuple(n.text for n in near if n.content and n.clause == token.clause))
             )
-    return list(dict.fromkeys(items))
+    return list({(item.kind, item.text): item for item in reversed(items)}.values())[::-1]
 
 
 @dataclass
@@ -232,42 +259,51 @@ def _plain(text: str) -> str:
     return " ".join(text.translate(STRAIGHT).lower().split())
 
 
+def _relation_votes(item: Item, text: Text) -> int:
+    """Count where a text places the two things as asked, less where it places them the other way round.
+
+    ``left of B`` and ``above B`` place B; ``A on the left`` and ``on the left, A`` place A.
+    """
+    name = item.words[0]
+    firsts, seconds = (
+        set(text.places([*words, *(other for word in words for other in stand_ins(word))]))
+        for words in (item.about, item.beside)
+    )
+    votes = 0
+    for index, token in enumerate(text.tokens):
+        same = token.text in PLACING[name]
+        if not same and token.text not in PLACING.get(RELATIONS[name][2], ()):
+            continue
+        next_words = [other.text for other in text.tokens[index + 1 : index + 3]]
+        after = [
+            i for i in sorted(firsts | seconds) if index < i <= index + 8 and text.tokens[i].clause <= token.clause + 1
+        ]
+        if token.text in PREPOSITIONS or "of" in (next_words if next_words[:1] == ["side"] else next_words[:1]):
+            if after and text.tokens[after[0]].clause == token.clause:
+                votes += 1 if (after[0] in seconds) == same else -1
+        elif token.text in ("left", "right") and re.search(
+            r"\b(?:on|to|at) (?:the|its|his|her|their)(?: \w+)?$",
+            " ".join(other.text for other in text.tokens[max(0, index - 3) : index]),
+        ):
+            before = [i for i in firsts | seconds if i < index and text.tokens[i].clause == token.clause]
+            if before or after:
+                votes += 1 if ((max(before) if before else after[0]) in firsts) == same else -1
+    return votes
+
+
 def _relation_kept(item: Item, text: Text) -> bool | None:
     """Whether a relation is kept; ``None`` where nothing is said of it."""
-    name = item.words[0]
-    _, keeps, opposite = RELATIONS[name]
-    reverse = RELATIONS[opposite][1].split() if opposite else []
-    first, second = (*item.about, "", "")[:2]
-    votes = 0
-    mentioned = False
-    for index, token in enumerate(text.tokens):
-        same = token.text in keeps.split()
-        if not same and token.text not in reverse:
-            continue
-        mentioned |= same
-        if not (first and second):
-            continue
-        clause = [i for i, other in enumerate(text.tokens) if abs(other.clause - token.clause) <= 1]
-        firsts, seconds = ([i for i in text.places([w]) if i in clause] for w in (first, second))
-        after = [i for i in (*firsts, *seconds) if index < i <= index + 5]
-        before = [i for i in (*firsts, *seconds) if i < index]
-        if after and (before or text.tokens[index + 1].text == "of"):
-            nearest = min(after)
-            votes += 1 if (nearest in seconds) == same else -1
-        elif before:
-            votes += 1 if (max(before) in firsts) == same else -1
-        elif after:
-            votes += 1 if (min(after) in firsts) == same else -1
+    _, keeps, _ = RELATIONS[item.words[0]]
+    votes = _relation_votes(item, text) if item.about and item.beside else 0
     if votes < 0:
         return False
-    if name == "above" and not mentioned and second:
-        mentioned = any(
-            text.tokens[i].text == "on" for place in text.places([second]) for i in range(max(0, place - 4), place)
-        )
-    return True if mentioned or votes > 0 else None
+    if votes or any(token.text in keeps.split() for token in text.tokens):
+        return True
+    on = [token.text for place in text.places(item.beside) for token in text.tokens[max(0, place - 4) : place]]
+    return True if item.words[0] == "above" and "on" in on else None
 
 
-def _keeps(item: Item, text: Text) -> bool | None:
+def _keeps(item: Item, text: Text, raw: Text) -> bool | None:
     """Whether a text keeps an item by its words alone: yes, no, or (``None``) not that one can see."""
     if item.kind == "quote":
         return _plain(item.words[0]) in _plain(text.text) or None
@@ -309,7 +345,8 @@ def _keeps(item: Item, text: Text) -> bool | None:
         return None
     if text.says_any(stand_ins(word)):
         return True
-    return False if text.places([word]) or text.says_any(excluded_by(word)) else None
+    instead = (other for other in excluded_by(word) if not raw.says(other))
+    return False if text.places([word]) or text.says_any(instead) else None
 
 
 class IntentGate:
@@ -330,7 +367,7 @@ class IntentGate:
     def __init__(
         self,
         encoder: str | None = None,
-        min_synonym_similarity: float = 0.7,
+        min_synonym_similarity: float = 0.8,
         max_tokens: int = 120,
         tokenizer: str | None = None,
     ) -> None:
@@ -358,7 +395,10 @@ class IntentGate:
         """Check each rewrite against its raw prompt, given as ``(raw, rewrite)``."""
         texts = [Text(rewrite) for _, rewrite in pairs]
         items = [intent_items(raw) for raw, _ in pairs]
-        kept = [[_keeps(item, text) for item in wanted] for wanted, text in zip(items, texts, strict=True)]
+        raws = [Text(raw) for raw, _ in pairs]
+        kept = [
+            [_keeps(item, text, raw) for item in wanted] for wanted, text, raw in zip(items, texts, raws, strict=True)
+        ]
         self._embed(
             word
             for wanted, text, verdicts in zip(items, texts, kept, strict=True)
@@ -390,7 +430,9 @@ class IntentGate:
         others = [
             other
             for other in text.candidates
-            if not opposed(word, other) and not any(forms(other) & forms(part) for part in item.about)
+            if not opposed(word, other)
+            and other not in GENERAL - {lemma(word)}
+            and not any(forms(other) & forms(part) for part in item.about)
         ]
         if not others:
             return False

@@ -19,6 +19,7 @@ STOP_WORDS = frozenset(
     get go come take make put let keep use give become seem appear feature show depict display capture portray present
     include contain create generate video clip footage film movie scene image picture photo something anything thing
     someone somebody kind sort type lot way please want need featured featuring shown depicted captured characterize
+    say see seen
     """.split()
 )
 
@@ -191,8 +192,9 @@ KINDS: dict[str, frozenset[str]] = {
     word: frozenset(kinds.split())
     for words, kinds in {
         "person": "man woman boy girl child kid individual figure people guy lady gentleman human adult teenager "
-        "player dancer chef artist athlete musician worker barber skater skier surfer swimmer climber runner rider cyclist "
-        "craftsman potter painter performer student teacher singer enthusiast male female skateboarder snowboarder",
+        "player dancer chef artist athlete musician worker barber skater skier surfer swimmer climber runner rider "
+        "cyclist craftsman potter painter performer student teacher singer enthusiast male female skateboarder "
+        "snowboarder",
         "people": "man woman boy girl child kid individual crowd pedestrian visitor family couple friend group",
         "couple": "man woman husband wife partner",
         "child": "boy girl kid toddler baby",
@@ -207,6 +209,14 @@ KINDS: dict[str, frozenset[str]] = {
     }.items()
     for word in words.split()
 }
+
+# Too general to stand for anything in particular, however close: a vehicle is no car.
+GENERAL = frozenset(
+    """
+    vehicle fruit food animal room building place drink beverage container furniture tool instrument plant clothing
+    garment sport device object item material creature pet meal dish nature landscape area space weather color colour
+    """.split()
+)
 
 # Within a group, words of different sets exclude each other.
 OPPOSITES: tuple[tuple[frozenset[str], ...], ...] = tuple(
@@ -283,17 +293,33 @@ RELATIONS: dict[str, tuple[str, str, str]] = {
         "below",
     ),
     "below": (
-        r"\b(?:on|at) the (?:bottom|underside) of\b|\b(?:below|beneath|underneath|under)\b|\bon the bottom\b",
+        r"\b(?:on|at) the (?:bottom|underside) of\b|\bon the bottom\b"
+        r"|\b(?:below|beneath|underneath|under(?! construction))\b",
         "bottom below beneath underneath under underside",
         "above",
     ),
     "front": (r"\bin front of\b", "front foreground before", "behind"),
     "behind": (r"\bbehind\b|\bat the back of\b", "behind back rear background", "front"),
-    "inside": (r"\binside(?: of)?\b", "inside within interior into", "outside"),
-    "outside": (r"\boutside(?: of)?\b", "outside exterior outdoors", "inside"),
+    "inside": (r"\binside(?: of)?\b", "inside within interior into in", "outside"),
+    "outside": (r"\boutside(?: of)?\b", "outside exterior outdoors outdoor", "inside"),
     "between": (r"\bbetween\b", "between among amid amidst", ""),
     "beside": (r"\b(?:beside|next to|alongside|adjacent to)\b", "beside next alongside adjacent near by side", ""),
 }
+
+# Of these words, those that say which of two things is where, and those of them that always name the other thing.
+PLACING: dict[str, tuple[str, ...]] = {
+    "left": ("left",),
+    "right": ("right",),
+    "above": ("above", "atop", "top"),
+    "below": ("below", "beneath", "underneath", "bottom"),
+    "front": ("front",),
+    "behind": ("behind",),
+    "inside": ("inside",),
+    "outside": ("outside",),
+    "between": (),
+    "beside": (),
+}
+PREPOSITIONS = frozenset("above atop below beneath underneath behind inside outside".split())
 
 # What a camera does is a verb and a direction together.
 CAMERA_MOVES = r"\b(zoom|tilt|pan|dolly|crane|pull|push|track)(?:s|[nm]?ing|[nm]?ed)? (in|out|up|down|left|right)\b"

@@ -13,7 +13,7 @@ STRAIGHT = str.maketrans("\u2018\u2019\u201c\u201d\u00ab\u00bb", '\'\'""""')  # 
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 ENDINGS = {  # and how many letters must be left
     4: "ing ings ed es s ly y e en ies ied ier ily ism ist ists isms istic istically ness iness less ful ish ous ity",
-    5: "able ible ation ically ical ic al ally ingly fully",
+    5: "able ible ation ically ingly fully",
 }
 MIN_LEFT = {ending: left for left, endings in ENDINGS.items() for ending in endings.split()}
 _ENDINGS_LONGEST_FIRST = sorted(MIN_LEFT, key=len, reverse=True)
@@ -70,15 +70,14 @@ class Token:
 def tokenise(text: str) -> list[Token]:
     """Split a text into words; a possessive ending is no part of its word."""
     text = text.translate(STRAIGHT)
-    tokens, clause, end = [], 0, 0
+    tokens: list[Token] = []
+    clause, end = 0, 0
     for match in WORD.finditer(text):
         clause += bool(re.search(r"[.,;:!?()\n]", text[end : match.start()]))
         end = match.end()
         word = match.group().removesuffix("'s")
         parts = [word[:-3], "n't"] if word.lower().endswith("n't") else word.split("'")
-        for part in parts:
-            if part:
-                tokens.append(Token(part.lower(), match.start(), part[0].isupper(), clause))
+        tokens.extend(Token(part.lower(), match.start(), part[0].isupper(), clause) for part in parts if part)
     return tokens
 
 
