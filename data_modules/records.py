@@ -98,7 +98,10 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
 
 def unique(records: Sequence[Identified]) -> list[Identified]:
     """Drop records whose id came before, keeping the order."""
-    return list({record.id: record for record in reversed(records)}.values())[::-1]
+    first: dict[str, Identified] = {}
+    for record in records:
+        first.setdefault(record.id, record)
+    return list(first.values())
 
 
 def _parse(line: str, kind: type[Record], where: str) -> Record:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -11,13 +12,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import models.sft
 from train.__main__ import run
+from train.callbacks import RandomState, SampleRewrites
 from train.cli import main
 
 ConfigWriter = Callable[[str], Path]
@@ -47,7 +51,8 @@ def fail(arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: 
 
 def test_fit_trains_and_leaves_checkpoints_and_config(sft_config: ConfigWriter, tmp_path: Path) -> None:
     config = sft_config("run")
-    main(["fit", f"--config={config}", "--trainer.max_epochs=6", "--trainer.max_steps=-1", "--model.lora=null"])
+    every_weight = ["--model.lora=null", "--model.optimizer.lr=3e-3"]
+    main(["fit", f"--config={config}", "--trainer.max_epochs=6", "--trainer.max_steps=-1", *every_weight])
     losses = logged(tmp_path / "run", "val/loss")
     assert list(losses) == [4, 9, 14, 19, 24, 29]  # 18 examples in batches of 4: 5 steps an epoch, counted from 0
     assert losses[29] < losses[4] - 1
@@ -307,6 +312,29 @@ def test_an_offline_run_holds_metrics_config_and_rewrites(
     table = json.loads(first.read_text())
     assert table["columns"] == ["step", "prompt", "rewrite", "reference"]
     assert [row[1] for row in table["data"]] == [
-        "Rewrite as a caption: a yellow ball falls",
-        "Rewrite as a caption: a yellow ball rolls",
+        "Rewrite as a caption: a red ball rolls",
+        "Rewrite as a caption: a blue box rolls",
     ]
+
+
+def test_sampling_rewrites_needs_a_run_that_writes_them() -> None:
+    with pytest.raises(ValueError, match="SampleRewrites needs an SFTModule and an SFTDataModule, got LightningModule"):
+        SampleRewrites().setup(Trainer(logger=False), LightningModule(), "fit")
+
+
+def test_random_states_come_back_through_a_checkpoint(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002 - libraries draw from it
+    torch.save(RandomState().state_dict(), tmp_path / "state.pt")
+
+    def drawn() -> tuple[float, float, float]:
+        return torch.rand(()).item(), random.random(), float(np.random.rand())  # noqa: NPY002
+
+    expected = drawn()
+    callback = RandomState()
+    callback.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    callback.on_train_start(Trainer(logger=False), LightningModule())
+    assert drawn() == expected
+    callback.on_train_start(Trainer(logger=False), LightningModule())  # once only
+    assert drawn() != expected

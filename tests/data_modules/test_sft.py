@@ -53,31 +53,28 @@ def test_validation_is_in_file_order(data: SFTDataModule) -> None:
         assert row[: len(example["input_ids"])].tolist() == example["input_ids"]
 
 
-def test_a_long_example_stops_or_is_counted(tiny_lm: Path, rewrites: Path, caplog: pytest.LogCaptureFixture) -> None:
-    lengths = [len(example["input_ids"]) for example in _lengths(tiny_lm, rewrites)]
-    limit = sorted(lengths)[10]
-    too_long = sum(length > limit for length in lengths)
-    assert too_long > 0
+def test_a_long_example_stops_or_is_counted(tiny_lm: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def answered(name: str, words: int) -> Rewrite:
+        return Rewrite(name, [{"role": "user", "content": "a"}], [{"role": "assistant", "content": "a " * words}])
 
-    strict = SFTDataModule(pretrained=str(tiny_lm), root=rewrites, max_length=limit)
-    message = rf"{too_long} of the 18 examples in .*train.jsonl have more than max_length={limit} tokens"
+    write_records(tmp_path / "train.jsonl", [answered("a1", 1), answered("a2", 90), answered("a3", 2)])
+    write_records(tmp_path / "val.jsonl", [answered("b1", 1)])
+    settings = {"pretrained": str(tiny_lm), "root": tmp_path}
+
+    strict = SFTDataModule(**settings, max_length=60)
+    message = r"1 of the 3 examples in .*train.jsonl have more than max_length=60 tokens \(the first is a2, the longest"
     with pytest.raises(ValueError, match=message):
         strict.setup("fit")
 
-    lenient = SFTDataModule(pretrained=str(tiny_lm), root=rewrites, max_length=limit, overlong="drop")
+    lenient = SFTDataModule(**settings, max_length=60, overlong="drop")
     lenient.setup("fit")
-    assert len(lenient.examples["train"]) == len(lenient.records["train"]) == 18 - too_long
-    assert f"{too_long} of the 18 examples" in caplog.text
+    assert [record.id for record in lenient.records["train"]] == ["a1", "a3"]
+    assert len(lenient.examples["train"]) == 2
+    assert "1 of the 3 examples" in caplog.text
 
-    nothing = SFTDataModule(pretrained=str(tiny_lm), root=rewrites, max_length=2, overlong="drop")
+    nothing = SFTDataModule(**settings, max_length=2, overlong="drop")
     with pytest.raises(ValueError, match="none is left"):
         nothing.setup("fit")
-
-
-def _lengths(tiny_lm: Path, rewrites: Path) -> list[dict[str, list[int]]]:
-    data = SFTDataModule(pretrained=str(tiny_lm), root=rewrites)
-    data.setup("fit")
-    return data.examples["train"]
 
 
 def test_an_empty_answer_is_refused(tiny_lm: Path, tmp_path: Path) -> None:
