@@ -1,4 +1,4 @@
-"""python -m collect {pairs,run,mine,evaluate}: what uses trained models."""
+"""python -m collect {graph,pairs,run,mine,evaluate}: what uses trained models."""
 
 import logging
 import sys
@@ -9,12 +9,13 @@ from jsonargparse import ArgumentParser, Namespace, auto_cli
 from rich.console import Console
 
 from collect.evaluate import evaluate
+from collect.graph import graph
 from collect.mine import mine
 from collect.pairs import pairs
 from collect.prompts import read_prompts
 from collect.run import run
 
-VERBS: dict[str, Any] = {"pairs": pairs, "run": run, "mine": mine, "evaluate": evaluate}
+VERBS: dict[str, Any] = {"graph": graph, "pairs": pairs, "run": run, "mine": mine, "evaluate": evaluate}
 
 
 class Parser(ArgumentParser):
@@ -23,7 +24,7 @@ class Parser(ArgumentParser):
     def instantiate(self, namespace: Namespace, instantiate_groups: bool = True, **kwargs: Any) -> Namespace:
         """Check the prompts of the command that was asked for, then instantiate."""
         settings = namespace.get(str(namespace.get("subcommand")))
-        if settings is not None and "prompts" in settings:
+        if settings is not None and settings.get("prompts") is not None:
             read_prompts(Path(settings.prompts), settings.get("limit"))
         return super().instantiate(namespace, instantiate_groups, **kwargs)
 
