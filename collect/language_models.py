@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from data_modules.records import Messages
@@ -78,7 +78,7 @@ class TransformersLM:
             raise ValueError(f"the tokenizer of {pretrained!r} has no chat template; use a model tuned for chat")
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.model.to(torch.device(device)).eval()  # type: ignore[arg-type]  # wrongly annotated upstream
+        self.model.to(torch.device(device)).eval()
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature

@@ -9,7 +9,7 @@ writes the examples.
 import json
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -93,11 +93,11 @@ def merge(world: World, rng: random.Random) -> Task:
     return Task(templates.merge(prompt, phrase), generic_prompt(offered | asked))
 
 
-def direct(world: World, rng: random.Random) -> Task:
+def expand(world: World, rng: random.Random, template: Callable[[str], Messages]) -> Task:
     """Short prompt to a full one in the model's own style; the user's words stay, what is open is made up."""
     asked = some_of(random_wording(world, rng), rng, 1, 5)
     prompt = generic_prompt(asked) if rng.random() < 0.1 else write_user_prompt(asked, rng)
-    return Task(templates.direct(prompt), generic_prompt(random_wording(_any_world(rng), rng) | asked))
+    return Task(template(prompt), generic_prompt(random_wording(_any_world(rng), rng) | asked))
 
 
 def edit(world: World, rng: random.Random) -> Task:
@@ -226,7 +226,9 @@ TASKS = {
     "deform_generic": lambda world, rng: deform(world, rng, "generic"),
     "deform_tags": lambda world, rng: deform(world, rng, "tags"),
     "merge": merge,
-    "direct": direct,
+    "direct": lambda world, rng: expand(world, rng, templates.direct),
+    # Without training on captions, a model asked for caption form answers in its own.
+    "refactor": lambda world, rng: expand(world, rng, templates.refactor),
     "edit": edit,
 }
 # Editing has the longest texts and the most cases, and every later stage leans on it.
@@ -237,6 +239,7 @@ SHARES = {
     "deform_tags": 1,
     "merge": 1.5,
     "direct": 1.5,
+    "refactor": 0.5,
     "edit": 4,
 }
 

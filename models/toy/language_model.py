@@ -33,7 +33,7 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerBas
 
 
 def random_model(
-    tokenizer: PreTrainedTokenizerBase, width: int = 160, num_layers: int = 4, seed: int = 0
+    tokenizer: PreTrainedTokenizerBase, width: int = 128, num_layers: int = 4, seed: int = 0
 ) -> Qwen2ForCausalLM:
     """Build the network that the toy language model is trained from."""
     torch.manual_seed(seed)
@@ -59,7 +59,7 @@ def lm(
     output_dir: Path,
     data: Path = Path("outputs/toy_lm/data/train.jsonl"),
     vocab_size: int = 2048,
-    width: int = 160,
+    width: int = 128,
     num_layers: int = 4,
     seed: int = 0,
 ) -> None:
