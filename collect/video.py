@@ -84,10 +84,9 @@ def video_fps(path: Path) -> float:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a video file.")
-    reader = imageio_ffmpeg.read_frames(str(path))
-    try:
-        return float(next(reader)["fps"])
-    except (OSError, RuntimeError, StopIteration) as error:
-        raise ValueError(f"{path} is not a readable video; was it cut short? Render it again.") from error
-    finally:
-        reader.close()
+    reader = cv2.VideoCapture(str(path))
+    fps = float(reader.get(cv2.CAP_PROP_FPS))
+    reader.release()
+    if fps <= 0:
+        raise ValueError(f"{path} is not a readable video; was it cut short? Render it again.")
+    return fps

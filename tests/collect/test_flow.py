@@ -120,8 +120,6 @@ def test_the_verifier_reads_files_and_never_ranks(tmp_path: Path) -> None:
         assert all(0.0 <= score <= 1.0 for score in verdict.scores.values())
 
 
-# imageio-ffmpeg leaves its pipes to the garbage collector when ffmpeg refuses a file.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_bad_input_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="none"):
         FlowVerifier().judge([Prompt("0", "x")], [tmp_path / "none.mp4"])
