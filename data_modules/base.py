@@ -73,6 +73,7 @@ class JSONLDataModule(LightningDataModule, ABC):
     def prepare_data(self) -> None:
         """Refuse missing files and unfit tokenizers before loggers and networks are started; see :meth:`setup`."""
         assert self.trainer is not None
+        assert self.trainer.state.fn is not None
         self._require_files(str(self.trainer.state.fn.value))
         self._load_tokenizer()
 
