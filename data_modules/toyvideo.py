@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from data_modules.loader import ResumableLoader
 from data_modules.toyworld import CAPTION_SHARES, caption, render, worlds
 from data_modules.toyworld.grammar import Split
 
@@ -71,8 +72,8 @@ class ToyVideoDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Shuffled training clips."""
-        return DataLoader(self.train, self.batch_size, shuffle=True, drop_last=True)
+        return ResumableLoader(self.train, self.batch_size, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Clips of combinations that training never shows."""
-        return DataLoader(self.val, self.batch_size)
+        return DataLoader(self.val, self.batch_size, generator=torch.Generator())

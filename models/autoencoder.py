@@ -25,6 +25,7 @@ class AutoencoderModule(TrainingModule):
     """
 
     model: AutoencoderKL | None
+    latent_std: Tensor
 
     def __init__(self, pretrained: str, mse_weight: float = 4.0, kl_weight: float = 1e-4, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -25,6 +25,9 @@ class VideoDiffusionModule(TrainingModule):
         **kwargs: see :class:`~models.base.TrainingModule`.
     """
 
+    alphas_cumprod: Tensor
+    empty_ids: Tensor
+
     def __init__(
         self, pretrained: str, caption_dropout: float = 0.1, padded_share: float = 0.25, **kwargs: Any
     ) -> None:
