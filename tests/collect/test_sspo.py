@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import pytest
-from fakes import FakeProposer, FakeRewriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collect.sspo import Assessment, Candidate, Draft, Trajectory, average_ranks, champion, mean, optimise
 from data_modules.records import Prompt, content_id
+from tests.collect.fakes import FakeProposer, FakeRewriter
 
 SCORES = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
 

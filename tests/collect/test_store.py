@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fakes import FakeGenerator, FakeProposer, FakeRewriter, FakeVerifier
 
 from collect.sspo import Draft, optimise
 from collect.store import DATABASE, Store, Take, read_trajectories
 from collect.studio import Studio, seeds_of
 from data_modules.records import Prompt, content_id
+from tests.collect.fakes import FakeGenerator, FakeProposer, FakeRewriter, FakeVerifier
 
 PROMPTS = [Prompt(content_id(text), text) for text in ("a red box", "a b", "x y", "the sea", "milk in tea")]
 
@@ -92,12 +92,13 @@ def search_and_be_killed(folder: Path) -> None:
 
 def test_a_killed_run_resumes_to_the_same_database(tmp_path: Path, unbroken: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; import test_store; test_store.search_and_be_killed(Path(sys.argv[1]))"
+        "import sys; from pathlib import Path; from tests.collect.test_store import search_and_be_killed; "
+        "search_and_be_killed(Path(sys.argv[1]))"
     )
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path.cwd())])
     subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
         check=True,
         timeout=120,
     )

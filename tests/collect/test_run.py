@@ -1,0 +1,195 @@
+"""collect run: from a file of prompts to trajectories, and what is refused before it starts."""
+
+import json
+import sqlite3
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import wandb
+from lightning.pytorch.loggers import WandbLogger
+
+import collect.__main__
+from collect import tracking
+from collect.generators import DiffusersGenerator
+from collect.prompts import read_prompts
+from collect.run import run
+from collect.store import read_trajectories
+from collect.verifiers import FlowVerifier
+from data_modules.records import Prompt, content_id, write_records
+from tests.collect.fakes import FakeGenerator, FakeProposer, FakeRewriter, FakeVerifier
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.txt"
+    path.write_text("a red box\nx falls\nthe sea at night\n")
+    return path
+
+
+def search(prompts: Path, output: Path, **changes) -> None:
+    settings = {"generator": FakeGenerator(), "verifiers": [FakeVerifier()], "rewriter": FakeRewriter()}
+    run(prompts, output, **(settings | {"proposer": FakeProposer(), "rounds": 2} | changes))
+
+
+def test_a_run_leaves_finished_trajectories(prompts: Path, tmp_path: Path) -> None:
+    search(prompts, tmp_path / "out")
+    searches, settings = read_trajectories(tmp_path / "out")
+    assert [s.prompt.prompt for s in searches] == prompts.read_text().splitlines()
+    assert settings["rounds"] == 2
+    database = sqlite3.connect(tmp_path / "out/trajectories.sqlite")
+    videos = [name for (name,) in database.execute("SELECT video FROM renders")]
+    database.close()
+    assert len(videos) == 2 * sum(len(s.candidates) for s in searches)
+    assert all((tmp_path / "out" / name).is_file() for name in videos)
+
+
+def test_real_pipelines_run_through_the_loop_and_resume_without_rendering(
+    prompts: Path, tmp_path: Path, latte: Path
+) -> None:
+    generator = DiffusersGenerator(str(latte), 1, 2.0, num_frames=4, height=16, width=16, batch_size=4)
+    settings = {"generator": generator, "verifiers": [FlowVerifier()], "rounds": 1}
+    search(prompts, tmp_path / "out", **settings)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/videos").iterdir()}
+    search(prompts, tmp_path / "out", **settings)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out/videos").iterdir()} == before
+    searches, _ = read_trajectories(tmp_path / "out")
+    assert all(s.champion is s.raw for s in searches)  # flow does not rank
+    assert searches[0].raw.assessment.observations.keys() == {"flow/movement", "flow/smoothness"}
+
+
+def test_every_kind_of_prompt_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("a box\n\n  a ball \n")
+    (tmp_path / "p.csv").write_text('captions,phys_law\na box,"Due to gravity, it falls."\na ball,\n')
+    (tmp_path / "q.csv").write_text("id,prompt\n1,a box\n2,a ball\n")
+    write_records(tmp_path / "p.jsonl", [Prompt("1", "a box"), Prompt("2", "a ball")])
+    for name in ("p.txt", "p.csv", "q.csv", "p.jsonl"):
+        assert [p.prompt for p in read_prompts(tmp_path / name)] == ["a box", "a ball"]
+    assert [p.task for p in read_prompts(tmp_path / "p.csv")] == ["Due to gravity, it falls.", None]
+    assert [p.prompt for p in read_prompts(tmp_path / "p.txt", limit=1)] == ["a box"]
+
+
+def test_unusable_and_repeated_prompts_are_named_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "p.txt"
+    path.write_text(f"a box\n?!...\n{'long ' * 2000}\na box\n赤い箱\n")
+    assert [p.prompt for p in read_prompts(path)] == ["a box", "赤い箱"]
+    assert "p.txt:2 is skipped: '?!...' has no letter or digit" in caplog.text
+    assert "has 9999 characters, more than 2000" in caplog.text
+    assert "2 of 5 prompts skipped, 1 repeated" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.txt", "", "holds no prompts"),
+        ("p.txt", "?!\n...\n", "holds no usable prompt: each of its 2 has no letter or digit"),
+        ("p.csv", "text\na box\n", "has columns text; one must be captions or prompt"),
+        ("p.jsonl", '{"prompt": "a b', "is not JSON"),
+        ("p.json", "[]", r"is of no known kind; expected prompts as \.jsonl, \.txt or \.csv"),
+    ],
+)
+def test_prompt_files_without_prompts_are_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_prompts(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rounds": -1}, "rounds must be at least 0, got -1"),
+        ({"num_seeds": 0}, "num_seeds must be at least 1, got 0"),
+        ({"patience": 0}, "patience must be at least 1, got 0"),
+        ({"limit": 0}, "limit must be at least 1, got 0"),
+        ({"proposer": None}, "rounds is 2 but there is no proposer"),
+        ({"verifiers": []}, "verifiers is empty"),
+        ({"verifiers": [FakeVerifier(), FakeVerifier()]}, "distinct names, got fake, fake"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(prompts: Path, tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        search(prompts, tmp_path / "out", **changes)
+    assert not (tmp_path / "out").exists()
+
+
+class Unloadable(FakeGenerator):
+    """Stands for a model that takes minutes to load."""
+
+    def __init__(self) -> None:
+        pytest.fail("loaded before the prompts were checked")
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "does not exist"), ("!!\n", "holds no usable prompt")])
+def test_the_command_refuses_bad_prompts_in_one_line_before_anything_loads(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: str | None,
+    message: str,
+) -> None:
+    path = tmp_path / "p.txt"
+    if content is not None:
+        path.write_text(content)
+    config = tmp_path / "run.yaml"
+    backend = {"class_path": f"{__name__}.Unloadable"}
+    verifier = {"class_path": "tests.collect.fakes.FakeVerifier"}
+    config.write_text(
+        json.dumps({"prompts": str(path), "output": str(tmp_path), "generator": backend, "verifiers": [verifier]})
+    )
+    monkeypatch.setattr(sys, "argv", ["collect", "run", "--config", str(config)])
+    with pytest.raises(SystemExit) as exit_:
+        collect.__main__.main()
+    assert exit_.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert message in line
+
+
+def test_the_command_runs_a_config(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {
+        "prompts": str(prompts),
+        "output": str(tmp_path / "out"),
+        "generator": {"class_path": "tests.collect.fakes.FakeGenerator", "init_args": {"batch_size": 2}},
+        "verifiers": [{"class_path": "tests.collect.fakes.FakeVerifier"}],
+        "proposer": {"class_path": "tests.collect.fakes.FakeProposer"},
+        "rounds": 1,
+        "limit": 2,
+    }
+    (tmp_path / "run.yaml").write_text(json.dumps(config))
+    monkeypatch.setattr(sys, "argv", ["collect", "run", "--config", str(tmp_path / "run.yaml")])
+    collect.__main__.main()
+    assert len(read_trajectories(tmp_path / "out")[0]) == 2
+
+
+def test_each_round_and_the_trajectories_are_logged_offline(
+    prompts: Path, tmp_path: Path, latte: Path, read_wandb: Callable
+) -> None:
+    generator = DiffusersGenerator(str(latte), 1, 2.0, num_frames=4, height=16, width=16, batch_size=4)
+    logger = WandbLogger(project="rapo", group="test", offline=True, save_dir=str(tmp_path / "logs"))
+    verifiers = [FlowVerifier()]
+    search(prompts, tmp_path / "out", generator=generator, verifiers=verifiers, rounds=1, logger=logger)
+    assert (logger.experiment.job_type, logger.experiment.group) == ("collect", "test")
+    history = read_wandb(tmp_path / "logs").history
+    # 3 raw prompts and 2 rewrites, 2 seeds each; then 2 proposals for each prompt.
+    assert history["collect/videos"] == [10, 10 + 12]
+    assert history["collect/fallbacks"] == [1, 1]
+    assert len(history["collect/score"]) == 2
+    assert history["collect/trajectories/nrows"] == [11]
+    assert wandb.run is None  # finished: the next command starts its own
+
+
+def test_without_a_login_an_online_logger_goes_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_wandb: Callable
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with tracking.start(WandbLogger(project="rapo", save_dir=str(tmp_path)), "mine") as tracked:
+        tracked.log({"mine/kept": 3.0})
+    assert read_wandb(tmp_path).history["mine/kept"] == [3.0]
+
+
+def test_content_ids_of_prompts_tell_tasks_apart(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("prompt,task\na box,it falls\na box,it floats\n")
+    first, second = read_prompts(tmp_path / "p.csv")
+    assert first.id == content_id("a box", "it falls") != second.id
