@@ -16,7 +16,7 @@ from collect import tracking
 from collect.intent import IntentGate
 from collect.prompts import read_prompts
 from collect.protocols import Generator, Proposer, Rewriter, Verifier
-from collect.run import PURPOSE, by_name, search_settings
+from collect.run import PURPOSE, by_name, check_rewriter, search_settings
 from collect.sspo import mean, optimise
 from collect.store import Store, Take
 from collect.studio import Studio, seeds_of
@@ -157,6 +157,7 @@ def ask(rewriter: Rewriter | None, prompts: Sequence[Prompt]) -> list[Answer]:
 def find(search: Search, prompts: Sequence[Prompt], store: Store, generator: Generator) -> list[Answer]:
     """Rewrite by searching each prompt."""
     studio = Studio(store, generator, by_name(search.verifiers), search.num_seeds, PURPOSE)
+    check_rewriter(store, prompts, search.rewriter)
     store.enter(prompts)
     *_, searches = optimise(
         prompts, studio.assess, store, search.rewriter, search.proposer, search.rounds, search.patience

@@ -1,5 +1,6 @@
 """Stage 2 from the command line: search prompts, keep every video and verdict."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from collect.studio import Studio, seeds_of
 from data_modules.records import Prompt, content_id
 
 PURPOSE = "collect"  # of the seeds: evaluation draws others
-NUM_VIDEOS_LOGGED = 8
+NUM_VIDEOS_LOGGED = 8  # prompts whose videos are shown
+NUM_REWRITES_CHECKED = 16
 
 
 def run(
@@ -39,7 +41,7 @@ def run(
     Args:
         prompts: ``.jsonl`` of prompt records, ``.txt`` with a prompt a line, or ``.csv`` with a column ``captions``
             or ``prompt`` and perhaps ``phys_law`` or ``task``.
-        output: folder of ``trajectories.sqlite`` and ``videos``.
+        output: folder of ``trajectories.sqlite``, ``videos`` and, at the end, ``done.json``.
         generator: makes the videos.
         verifiers: judge them against the raw prompt.
         rewriter: writes the stage-1 prompt that competes with the raw one from the start.
@@ -55,6 +57,7 @@ def run(
     settings = search_settings(asked, generator, verifiers, rewriter, proposer, rounds, num_seeds, patience)
     with Store(output, settings) as store, tracking.start(logger, "collect") as tracked:
         studio = Studio(store, generator, by_name(verifiers), num_seeds, PURPOSE)
+        check_rewriter(store, asked, rewriter)
         store.enter(asked)
         searches: list[Trajectory] = []
         for number, searches in enumerate(optimise(asked, studio.assess, store, rewriter, proposer, rounds, patience)):
@@ -65,6 +68,7 @@ def run(
                 f"(raw {metrics['collect/raw_score']:.3f}), {metrics['collect/videos']:.0f} videos"
             )
         store.finish()
+        (output / "done.json").write_text(json.dumps({**settings, **metrics}, indent=2) + "\n")
         tracked.log_table("collect/trajectories", *table(searches, studio))
     console.print(f"{len(searches)} searches in {output}")
 
@@ -101,6 +105,24 @@ def search_settings(
         "num_seeds": num_seeds,
         "patience": patience,
     }
+
+
+def check_rewriter(store: Store, prompts: Sequence[Prompt], rewriter: Rewriter | None) -> None:
+    """See that a store that is gone on with was begun with the same rewriter, on its first few prompts.
+
+    Raises:
+        ValueError: if the rewriter writes something else now, for instance because it was trained again.
+    """
+    begun = store.recall(0)
+    if begun is None or rewriter is None:
+        return
+    known = list(prompts[:NUM_REWRITES_CHECKED])
+    for prompt, text in zip(known, rewriter.rewrite(known), strict=True):
+        if text not in [draft.text for draft in begun[prompt.id]]:
+            raise ValueError(
+                f"{store.folder} was begun with another rewriter: {prompt.prompt!r} becomes {text!r} now. "
+                "Choose another folder or delete this one."
+            )
 
 
 def by_name(verifiers: Sequence[Verifier]) -> dict[str, Verifier]:

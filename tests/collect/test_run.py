@@ -38,6 +38,7 @@ def test_a_run_leaves_finished_trajectories(prompts: Path, tmp_path: Path) -> No
     searches, settings = read_trajectories(tmp_path / "out")
     assert [s.prompt.prompt for s in searches] == prompts.read_text().splitlines()
     assert settings["rounds"] == 2
+    assert json.loads((tmp_path / "out/done.json").read_text()).items() >= settings.items()
     database = sqlite3.connect(tmp_path / "out/trajectories.sqlite")
     videos = [name for (name,) in database.execute("SELECT video FROM renders")]
     database.close()
@@ -57,6 +58,19 @@ def test_real_pipelines_run_through_the_loop_and_resume_without_rendering(
     searches, _ = read_trajectories(tmp_path / "out")
     assert all(s.champion is s.raw for s in searches)  # flow does not rank
     assert searches[0].raw.assessment.observations.keys() == {"flow/movement", "flow/smoothness"}
+
+
+def test_a_rewriter_that_was_trained_again_is_not_mixed_with_what_the_old_one_wrote(
+    prompts: Path, tmp_path: Path
+) -> None:
+    class Retrained(FakeRewriter):
+        def rewrite(self, prompts):
+            return [f"{text} now" for text in super().rewrite(prompts)]
+
+    Retrained.__name__ = FakeRewriter.__name__
+    search(prompts, tmp_path / "out")
+    with pytest.raises(ValueError, match="begun with another rewriter: 'a red box' becomes 'a red box here now' now"):
+        search(prompts, tmp_path / "out", rewriter=Retrained())
 
 
 def test_every_kind_of_prompt_file_is_read(tmp_path: Path) -> None:
