@@ -277,10 +277,10 @@ def _relation_votes(item: Item, text: Text) -> int:
             continue
         next_words = [other.text for other in text.tokens[index + 1 : index + 3]]
         after = [
-            i for i in sorted(firsts | seconds) if index < i <= index + 8 and text.tokens[i].clause <= token.clause + 1
+            i for i in sorted(firsts | seconds) if index < i <= index + 8 and text.tokens[i].sentence == token.sentence
         ]
         if token.text in PREPOSITIONS or "of" in (next_words if next_words[:1] == ["side"] else next_words[:1]):
-            if after and text.tokens[after[0]].clause == token.clause:
+            if after and not {"it", "them"} & {other.text for other in text.tokens[index + 1 : index + 4]}:
                 votes += 1 if (after[0] in seconds) == same else -1
         elif token.text in ("left", "right") and re.search(
             r"\b(?:on|to|at) (?:the|its|his|her|their)(?: \w+)?$",

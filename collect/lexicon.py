@@ -311,7 +311,7 @@ PLACING: dict[str, tuple[str, ...]] = {
     "left": ("left",),
     "right": ("right",),
     "above": ("above", "atop", "top"),
-    "below": ("below", "beneath", "underneath", "bottom"),
+    "below": ("below", "beneath", "underneath", "bottom", "underside"),
     "front": ("front",),
     "behind": ("behind",),
     "inside": ("inside",),

@@ -54,7 +54,8 @@ class Token:
     text: str
     start: int
     capital: bool
-    clause: int  # words of one clause share a number
+    clause: int  # words between the same two marks share a number
+    sentence: int
 
     @property
     def content(self) -> bool:
@@ -71,13 +72,15 @@ def tokenise(text: str) -> list[Token]:
     """Split a text into words; a possessive ending is no part of its word."""
     text = text.translate(STRAIGHT)
     tokens: list[Token] = []
-    clause, end = 0, 0
+    clause, sentence, end = 0, 0, 0
     for match in WORD.finditer(text):
-        clause += bool(re.search(r"[.,;:!?()\n]", text[end : match.start()]))
+        marks = text[end : match.start()]
+        clause += bool(re.search(r"[.,;:!?()\n]", marks))
+        sentence += bool(re.search(r"[.;!?\n]", marks))
         end = match.end()
         word = match.group().removesuffix("'s")
         parts = [word[:-3], "n't"] if word.lower().endswith("n't") else word.split("'")
-        tokens.extend(Token(part.lower(), match.start(), part[0].isupper(), clause) for part in parts if part)
+        tokens.extend(Token(part.lower(), match.start(), part[0].isupper(), clause, sentence) for part in parts if part)
     return tokens
 
 
