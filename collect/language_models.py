@@ -69,7 +69,7 @@ class TransformersLM:
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(pretrained, padding_side="left")
             self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(pretrained, dtype=getattr(torch, dtype))
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise FileNotFoundError(
                 f"no language model could be loaded from {pretrained!r}; give a directory that `train export` wrote, "
                 f"or the id of a model that was downloaded before ({error})"
