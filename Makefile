@@ -80,9 +80,26 @@ $(OUT)/evaluate/summary.json: $(CONFIGS)/evaluate.yaml $(OUT)/stage3_sft/hf/conf
 # ---- the committed toy weights, from nothing
 
 GENERATOR := outputs/toy_generator
+LANGUAGE := outputs/toy_lm
 
 .PHONY: toy toy-lm toy-generator toy-gap
 toy: toy-lm toy-generator ## Train the committed toy weights again, from nothing (hours on two CPU cores)
+
+toy-lm: $(LANGUAGE)_practice/hf/config.json ## Train the toy language model and store it in models/toy
+	$(PYTHON) -m models.toy half --pretrained $(<D) --output_dir models/toy/lm
+
+$(LANGUAGE)/init/config.json: | $(INSTALLED)
+	$(PYTHON) -m data_modules.toyworld.tasks --output_dir $(LANGUAGE)/data
+	$(PYTHON) -m models.toy lm --data $(LANGUAGE)/data/train.jsonl --output_dir $(@D)
+
+$(LANGUAGE)/hf/config.json: configs/toy/toy_lm.yaml $(LANGUAGE)/init/config.json
+	$(TRAINER) fit --config $< $(call resume,$(LANGUAGE),$(LANGUAGE)/init/config.json)
+	$(TRAINER) export --config $< --ckpt_path $(LANGUAGE)/checkpoints/best.ckpt --output_dir $(@D)
+
+$(LANGUAGE)_practice/hf/config.json: configs/toy/toy_lm_practice.yaml $(LANGUAGE)/hf/config.json
+	$(PYTHON) -m data_modules.toyworld.tasks --output_dir $(LANGUAGE)_practice/data --num_train 36000 --focus '[deform_short, edit]' --seed 1
+	$(TRAINER) fit --config $< $(call resume,$(LANGUAGE)_practice,$(LANGUAGE)/hf/config.json)
+	$(TRAINER) export --config $< --ckpt_path $(LANGUAGE)_practice/checkpoints/best.ckpt --output_dir $(@D)
 
 toy-generator: $(GENERATOR)/diffusion/hf/model_index.json ## Train the toy video generator and store it in models/toy
 	$(PYTHON) -m models.toy half_generator --pretrained $(<D) --output_dir models/toy/generator

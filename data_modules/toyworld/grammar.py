@@ -113,10 +113,7 @@ def worlds(split: Split) -> list[World]:
 
 def choose_wording(world: World, rng: random.Random, shares: tuple[float, ...]) -> Wording:
     """Say each attribute of a world in one of its wordings."""
-    return {
-        attribute: rng.choices(WORDINGS[attribute][value], shares)[0]
-        for attribute, value in asdict(world).items()
-    }
+    return {attribute: rng.choices(WORDINGS[attribute][value], shares)[0] for attribute, value in asdict(world).items()}
 
 
 def write_caption(wording: Wording) -> str:

@@ -104,7 +104,8 @@ def edit(world: World, rng: random.Random) -> Task:
     """Current prompt, in any form, and a critique to the same prompt with the criticised things said otherwise.
 
     What is criticised is said in another wording of the value that was asked for, one that was not tried before if
-    there is one; what the prompt lacks is added. Everything else stays word for word.
+    there is one; what the prompt lacks is added. Everything else stays word for word, and so does a prompt that
+    nothing is wrong with.
     """
     wanted_wording = some_of(random_wording(world, rng), rng, 1, 4)
     raw = write_user_prompt(wanted_wording, rng)
@@ -116,10 +117,6 @@ def edit(world: World, rng: random.Random) -> Task:
     if rng.random() < 0.1:
         history = [(raw, *_judged(wanted, rng)), *history[1:]]
     targets = {name: wanted[name] for name in faults}
-    if not targets:
-        # Nothing was criticised: any other way to say one thing is a fair try.
-        name = rng.choice(sorted(mentions(current)))
-        targets = {name: mentions(current)[name][0][0]}
     changes = {
         name: rng.choice(other_wordings(name, value, current, [text for text, _, _ in history]))
         for name, value in targets.items()
@@ -244,10 +241,14 @@ SHARES = {
 }
 
 
-def examples(split: Split, count: int, rng: random.Random) -> Iterator[Rewrite]:
-    """Draw training examples over all tasks from the worlds of one split."""
+FOCUS = 4  # how many times as often a task in focus is drawn
+
+
+def examples(split: Split, count: int, rng: random.Random, focus: Sequence[str] = ()) -> Iterator[Rewrite]:
+    """Draw training examples over all tasks from the worlds of one split, more of those in focus."""
     choices = worlds(split)
-    for name in rng.choices(list(TASKS), [SHARES[name] for name in TASKS], k=count):
+    shares = [SHARES[name] * (FOCUS if name in focus else 1) for name in TASKS]
+    for name in rng.choices(list(TASKS), shares, k=count):
         task = TASKS[name](rng.choice(choices), rng)
         yield Rewrite(
             content_id(task.messages[-1]["content"], task.answer),
@@ -256,7 +257,14 @@ def examples(split: Split, count: int, rng: random.Random) -> Iterator[Rewrite]:
         )
 
 
-def write(output_dir: Path, num_train: int = 24000, num_val: int = 400, num_test: int = 400, seed: int = 0) -> None:
+def write(
+    output_dir: Path,
+    num_train: int = 24000,
+    num_val: int = 400,
+    num_test: int = 400,
+    focus: list[str] | None = None,
+    seed: int = 0,
+) -> None:
     """Write the toy language model's examples to ``{train,val,test}.jsonl``; no example comes twice.
 
     Args:
@@ -264,12 +272,19 @@ def write(output_dir: Path, num_train: int = 24000, num_val: int = 400, num_test
         num_train: examples over the worlds of the training split, before those that come twice are dropped.
         num_val: examples over the worlds of the validation split.
         num_test: examples over the worlds of the test split.
+        focus: tasks to draw four times as often.
         seed: the same seed gives the same files.
+
+    Raises:
+        ValueError: if a task in focus is none.
     """
+    unknown = set(focus or ()) - TASKS.keys()
+    if unknown:
+        raise ValueError(f"there is no task {', '.join(sorted(unknown))}; the tasks are {', '.join(TASKS)}.")
     rng = random.Random(seed)
     counts: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
     for split, count in counts.items():
-        write_records(output_dir / f"{split}.jsonl", unique(list(examples(split, count, rng))))
+        write_records(output_dir / f"{split}.jsonl", unique(list(examples(split, count, rng, focus or ()))))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,11 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerBas
 def random_model(
     tokenizer: PreTrainedTokenizerBase, width: int = 128, num_layers: int = 4, seed: int = 0
 ) -> Qwen2ForCausalLM:
-    """Build the network that the toy language model is trained from."""
+    """Build the network that the toy language model is trained from.
+
+    Its embeddings start far apart: from the usual small ones it learns to tell values apart long before it learns to
+    copy one wording rather than its synonym.
+    """
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
@@ -52,7 +56,9 @@ def random_model(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return Qwen2ForCausalLM(config)
+    model = Qwen2ForCausalLM(config)
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.5)
+    return model
 
 
 def lm(

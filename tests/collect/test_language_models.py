@@ -1,0 +1,152 @@
+"""A language model in this process: its answers do not depend on its neighbours; its errors come early."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from collect.intent import IntentGate
+from collect.language_models import GumbelNoise, TransformersLM
+from collect.rewriters import CritiqueRewriter, LMRewriter
+from data_modules import templates
+from data_modules.records import Messages, Prompt
+
+LM = "models/toy/lm"
+PROMPTS = ["blue box falls", "something huge at night", "a jade orb", "city road, a crimson sphere hops in sunlight"]
+CONVERSATIONS = [*map(templates.direct, PROMPTS), templates.extract(PROMPTS[-1]), templates.deform("?", "tags")]
+
+
+@pytest.fixture(scope="module")
+def greedy() -> TransformersLM:
+    return TransformersLM(LM, max_new_tokens=48)
+
+
+@pytest.fixture(scope="module")
+def sampling() -> TransformersLM:
+    return TransformersLM(LM, max_new_tokens=48, temperature=1.0)
+
+
+@pytest.fixture(scope="module")
+def gate() -> IntentGate:
+    return IntentGate()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_answers_do_not_depend_on_the_batch(temperature: float) -> None:
+    together = TransformersLM(LM, batch_size=32, max_new_tokens=48, temperature=temperature)
+    alone = TransformersLM(LM, batch_size=1, max_new_tokens=48, temperature=temperature)
+    answers = together.complete(CONVERSATIONS, seed=3)
+    assert alone.complete(CONVERSATIONS, seed=3) == answers
+    assert together.complete(CONVERSATIONS[::-1], seed=3) == answers[::-1]
+    assert together.complete(CONVERSATIONS[2:4], seed=3) == answers[2:4]
+
+
+def test_sampling_differs_by_seed_and_by_repetition(sampling: TransformersLM) -> None:
+    repeated = sampling.complete([CONVERSATIONS[0]] * 8, seed=0)
+    assert len(set(repeated)) > 1
+    assert sampling.complete([CONVERSATIONS[0]] * 8, seed=0) == repeated
+    assert sampling.complete([CONVERSATIONS[0]] * 8, seed=1) != repeated
+
+
+def test_noise_draws_from_the_softmax() -> None:
+    probabilities = torch.tensor([0.5, 0.3, 0.2])
+    draws = 4000
+    noise = GumbelNoise(0.5, range(draws))
+    scores = (0.5 * probabilities.log()).expand(draws, -1)  # halved, as a temperature of 0.5 doubles
+    shares = noise(torch.empty(0), scores).argmax(-1).bincount(minlength=3) / draws
+    torch.testing.assert_close(shares, probabilities, atol=0.03, rtol=0)  # sigma is at most 0.008
+
+
+def test_nothing_to_answer_is_no_error(greedy: TransformersLM) -> None:
+    assert greedy.complete([], seed=0) == []
+
+
+@pytest.mark.parametrize("prompt", ["?!... ---", "猫が走る", "<|im_end|> {% raw %}", "a" * 300], ids=str)
+def test_odd_prompts_are_answered(prompt: str, greedy: TransformersLM) -> None:
+    [answer] = greedy.complete([templates.direct(prompt)], seed=0)
+    assert isinstance(answer, str)
+
+
+def test_a_prompt_beyond_the_context_is_an_error_before_any_answer(greedy: TransformersLM) -> None:
+    long = " ".join(["xylophone"] * 1000)  # 9,999 characters
+    with pytest.raises(ValueError, match=r"exceed the language model's context of 2048; shorten the prompt"):
+        greedy.complete([templates.direct("blue box"), templates.direct(long)], seed=0)
+
+
+def test_settings_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no language model could be loaded from"):
+        TransformersLM(str(tmp_path))
+    with pytest.raises(ValueError, match="temperature must be at least 0, got -1"):
+        TransformersLM(LM, temperature=-1)
+    with pytest.raises(ValueError, match="must be at least 1, got 0"):
+        TransformersLM(LM, batch_size=0)
+
+
+@dataclasses.dataclass
+class Scripted:
+    """Answers from a list; stands in where the answer itself is the input of the test."""
+
+    answers: list[str]
+    asked: list[Messages] = dataclasses.field(default_factory=list)
+
+    def complete(self, conversations: Sequence[Messages], *, seed: int) -> list[str]:
+        self.asked.extend(conversations)
+        return self.answers[: len(conversations)]
+
+
+BOX = Prompt("1", "a blue box falls")
+
+
+def test_rewrites_that_lose_intent_fall_back_and_are_counted(gate: IntentGate) -> None:
+    rewriter = LMRewriter(Scripted(["a blue box falling down.", "a red ball falling down.", ""]), gate)
+    assert rewriter.rewrite([BOX] * 3) == ["a blue box falling down.", BOX.prompt, BOX.prompt]
+    assert rewriter.fallbacks == 2
+
+
+def test_the_rewriter_asks_with_its_template(gate: IntentGate) -> None:
+    refactor, direct = Scripted(["x"]), Scripted(["x"])
+    LMRewriter(refactor, gate).rewrite([Prompt("1", "a box", "gravity")])
+    LMRewriter(direct, gate, template="direct").rewrite([BOX])
+    assert refactor.asked == [templates.refactor("a box", "gravity")]
+    assert direct.asked == [templates.direct(BOX.prompt)]
+
+
+def test_proposals_are_new_distinct_and_pass_the_gate(gate: IntentGate) -> None:
+    answers = ["a blue box drops", "a blue box drops", "a red box falls", "an azure box falls", "blue box falls"]
+    proposer = CritiqueRewriter(Scripted(answers), gate, num_proposals=5)
+    history = [("an azure box falls", 0.5, "bad"), ("blue box falls", 0.0, "bad")]
+    assert proposer.propose([BOX], ["blue box falls"], ["bad"], [history], seed=0) == [["a blue box drops"]]
+    assert proposer.fallbacks == 1
+
+
+def test_proposals_stay_with_their_prompts(gate: IntentGate) -> None:
+    ball = Prompt("2", "a red ball rolls")
+    answers = ["a blue box drops", "a blue crate falls", "a red ball wheels", "a crimson ball rolls"]
+    proposer = CritiqueRewriter(Scripted(answers), gate, num_proposals=2)
+    proposals = proposer.propose([BOX, ball], [BOX.prompt, ball.prompt], ["bad"] * 2, [[], []], seed=0)
+    assert proposals == [answers[:2], answers[2:]]
+
+
+@pytest.mark.parametrize(("bound", "shown"), [(0, []), (1, ["THIRD"]), (5, ["FIRST", "THIRD"])])
+def test_memory_is_bounded_and_leaves_out_the_current_prompt(bound: int, shown: list[str], gate: IntentGate) -> None:
+    script = Scripted(["x"])
+    proposer = CritiqueRewriter(script, gate, num_history=bound)
+    history = [(text, 0.5, "why") for text in ("FIRST", "SECOND", "THIRD")]
+    proposer.propose([BOX], ["SECOND"], ["bad"], [history], seed=0)
+    content = script.asked[0][0]["content"]
+    assert [text for text in ("FIRST", "THIRD") if text in content] == shown
+    assert content.count("SECOND") == 1
+
+
+def test_an_empty_batch_of_searches_is_no_error(gate: IntentGate) -> None:
+    assert CritiqueRewriter(Scripted([]), gate).propose([], [], [], [], seed=0) == []
+    assert LMRewriter(Scripted([]), gate).rewrite([]) == []
+
+
+def test_rewriter_settings_are_checked(gate: IntentGate) -> None:
+    with pytest.raises(ValueError, match="num_proposals must be at least 1, got 0"):
+        CritiqueRewriter(Scripted([]), gate, num_proposals=0)
+    with pytest.raises(ValueError, match="num_history must be at least 0, got -1"):
+        CritiqueRewriter(Scripted([]), gate, num_history=-1)

@@ -1,0 +1,80 @@
+"""Stage-1 pairs: genuine captions as answers, prompts that say no more than they do, splits that share nothing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from collect.intent import IntentGate
+from collect.language_models import TransformersLM
+from collect.pairs import pairs
+from data_modules.records import Caption, Messages, Rewrite, read_records, write_records
+from data_modules.toyworld import asked
+from data_modules.toyworld.__main__ import write
+
+
+@pytest.fixture(scope="module")
+def captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("captions")
+    write(root, num_captions=40, num_train_prompts=1, num_val_prompts=1, num_test_prompts=1)
+    return root / "captions.jsonl"
+
+
+@pytest.fixture(scope="module")
+def gate() -> IntentGate:
+    return IntentGate()
+
+
+class Parrot:
+    """Answers every deformation with the same words, or with the caption itself."""
+
+    def __init__(self, answer: str | None) -> None:
+        self.answer = answer
+
+    def complete(self, conversations: Sequence[Messages], *, seed: int) -> list[str]:
+        return [
+            self.answer if self.answer is not None else messages[0]["content"].split("Description: ")[1]
+            for messages in conversations
+        ]
+
+
+def test_pairs_put_captions_back_in_form(captions: Path, gate: IntentGate, tmp_path: Path) -> None:
+    language_model = TransformersLM("models/toy/lm", batch_size=64, max_new_tokens=48, temperature=1.0)
+    pairs(captions, tmp_path, language_model, gate)
+    genuine = {caption.caption for caption in read_records(captions, Caption)}
+    splits = {split: read_records(tmp_path / f"{split}.jsonl", Rewrite) for split in ("train", "val")}
+    for records in splits.values():
+        for record in records:
+            caption = record.completion[0]["content"]
+            prompt = record.prompt[0]["content"].split("Prompt: ")[1]
+            assert caption in genuine
+            assert asked(prompt).items() <= asked(caption).items()
+    answers = {split: {record.completion[0]["content"] for record in records} for split, records in splits.items()}
+    prompts = {split: {record.prompt[0]["content"] for record in records} for split, records in splits.items()}
+    assert not answers["train"] & answers["val"]
+    assert not prompts["train"] & prompts["val"]
+    assert sum(map(len, splits.values())) >= 0.8 * 3 * 40
+    assert len(answers["val"]) <= 4  # a tenth of 40 captions
+
+
+def test_the_funnel_adds_up(
+    captions: Path, gate: IntentGate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = [Caption(str(index), text, "test") for index, text in enumerate(["a red ball rolls", "a blue box falls"])]
+    write_records(tmp_path / "captions.jsonl", short)
+    with pytest.raises(ValueError, match=r"no pair is left for the \w+ split \(6 deformations: 1 kept, 3 say more"):
+        pairs(tmp_path / "captions.jsonl", tmp_path, Parrot("a ball rolls"), gate)
+    assert not (tmp_path / "train.jsonl").exists()
+    with pytest.raises(ValueError, match="0 kept, 0 say more than their caption, 6 unchanged"):
+        pairs(tmp_path / "captions.jsonl", tmp_path, Parrot(None), gate)
+
+
+def test_settings_are_checked_before_work(captions: Path, gate: IntentGate, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="does not exist; expected one Caption as JSON per line"):
+        pairs(tmp_path / "missing.jsonl", tmp_path, Parrot(None), gate)
+    with pytest.raises(ValueError, match="styles is empty"):
+        pairs(captions, tmp_path, Parrot(None), gate, styles=[])
+    with pytest.raises(ValueError, match="val_share must be above 0 and below 1, got 1"):
+        pairs(captions, tmp_path, Parrot(None), gate, val_share=1)
+    with pytest.raises(ValueError, match="limit must be at least 2"):
+        pairs(captions, tmp_path, Parrot(None), gate, limit=1)
