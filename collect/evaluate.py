@@ -245,19 +245,22 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def show(summaries: Sequence[Summary], metric: str, num_prompts: int, num_seeds: int) -> None:
-    """Print the closing table."""
-    table = Table(title=f"{metric} on {num_prompts} held-out prompts, {num_seeds} seeds each, with 95 % intervals")
-    for column in ("method", "score", "difference to raw", "videos per prompt", "intent kept", "words"):
+    """Print the closing table, in 80 columns."""
+    table = Table(
+        title=f"{metric} on {num_prompts} held-out prompts",
+        caption=f"means over prompts and {num_seeds} seeds, with 95 % intervals",
+    )
+    for column in ("method", "score", "against raw", "videos", "intent", "words"):
         table.add_column(column, justify="left" if column == "method" else "right")
     for s in summaries:
-        gain = "" if s.method == RAW else f"{s.gain:+.3f} [{s.gain_interval[0]:+.3f}, {s.gain_interval[1]:+.3f}]"
+        gain = "" if s.method == RAW else f"{s.gain:+.3f} [{s.gain_interval[0]:.2f}, {s.gain_interval[1]:.2f}]"
         table.add_row(
             s.method,
-            f"{s.score:.3f} [{s.interval[0]:.3f}, {s.interval[1]:.3f}]",
+            f"{s.score:.3f} [{s.interval[0]:.2f}, {s.interval[1]:.2f}]",
             gain,
             f"{s.videos_per_prompt:.1f}",
-            f"{s.intent_kept:.1%}",
-            f"{s.mean_words:.1f}",
+            f"{s.intent_kept:.0%}",
+            f"{s.mean_words:.0f}",
         )
     Console().print(table)
 
