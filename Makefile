@@ -22,6 +22,9 @@ export TOKENIZERS_PARALLELISM ?= false
 # $(call resume,STAGE_DIR,INPUT): go on from the last checkpoint if it is younger than its config and its data.
 resume = $(shell test $(1)/checkpoints/last.ckpt -nt $< -a $(1)/checkpoints/last.ckpt -nt $(2) && echo --ckpt_path $(1)/checkpoints/last.ckpt)
 
+# $(call set_aside,FOLDER,INPUT): keep what was searched with an older model under another name; it can't be gone on with.
+set_aside = @if [ -e $(1)/trajectories.sqlite -a $(1)/trajectories.sqlite -ot $(2) ]; then rm -rf $(1).replaced; mv $(1) $(1).replaced; fi
+
 .PHONY: help
 help: ## List every target
 	@awk -F ':.*## ' '/^[a-zA-Z0-9_-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +67,7 @@ $(OUT)/stage1_rewriter/hf/config.json: $(CONFIGS)/stage1_rewriter.yaml $(OUT)/st
 	$(TRAINER) export --config $< --ckpt_path $(OUT)/stage1_rewriter/checkpoints/best.ckpt --output_dir $(@D)
 
 $(OUT)/stage2_collect/done.json: $(CONFIGS)/stage2_collect.yaml $(OUT)/stage1_rewriter/hf/config.json
+	$(call set_aside,$(@D),$(OUT)/stage1_rewriter/hf/config.json)
 	$(COLLECT) run --config $<
 
 $(OUT)/stage2_mine/train.jsonl: $(CONFIGS)/stage2_mine.yaml $(OUT)/stage2_collect/done.json
@@ -74,6 +78,7 @@ $(OUT)/stage3_sft/hf/config.json: $(CONFIGS)/stage3_sft.yaml $(OUT)/stage2_mine/
 	$(TRAINER) export --config $< --ckpt_path $(OUT)/stage3_sft/checkpoints/best.ckpt --output_dir $(@D)
 
 $(OUT)/evaluate/summary.json: $(CONFIGS)/evaluate.yaml $(OUT)/stage3_sft/hf/config.json
+	$(call set_aside,$(@D),$(OUT)/stage3_sft/hf/config.json)
 	@cp configs/OUTPUTS.md $(OUT)/README.md
 	$(COLLECT) evaluate --config $<
 
@@ -85,7 +90,7 @@ LANGUAGE := outputs/toy_lm
 .PHONY: toy toy-lm toy-generator toy-gap
 toy: toy-lm toy-generator ## Train the committed toy weights again, from nothing (hours on two CPU cores)
 
-toy-lm: $(LANGUAGE)_practice/hf/config.json ## Train the toy language model and store it in models/toy
+toy-lm: $(LANGUAGE)_editing/hf/config.json ## Train the toy language model and store it in models/toy
 	$(PYTHON) -m models.toy half --pretrained $(<D) --output_dir models/toy/lm
 
 $(LANGUAGE)/init/config.json: | $(INSTALLED)
@@ -96,10 +101,22 @@ $(LANGUAGE)/hf/config.json: configs/toy/toy_lm.yaml $(LANGUAGE)/init/config.json
 	$(TRAINER) fit --config $< $(call resume,$(LANGUAGE),$(LANGUAGE)/init/config.json)
 	$(TRAINER) export --config $< --ckpt_path $(LANGUAGE)/checkpoints/best.ckpt --output_dir $(@D)
 
-$(LANGUAGE)_practice/hf/config.json: configs/toy/toy_lm_practice.yaml $(LANGUAGE)/hf/config.json
-	$(PYTHON) -m data_modules.toyworld.tasks --output_dir $(LANGUAGE)_practice/data --num_train 36000 --focus '[deform_short, edit]' --seed 1
-	$(TRAINER) fit --config $< $(call resume,$(LANGUAGE)_practice,$(LANGUAGE)/hf/config.json)
-	$(TRAINER) export --config $< --ckpt_path $(LANGUAGE)_practice/checkpoints/best.ckpt --output_dir $(@D)
+# Two more courses from the same config, each on more of what takes the model longest.
+$(LANGUAGE)_practice/data/train.jsonl: | $(INSTALLED)
+	$(PYTHON) -m data_modules.toyworld.tasks --output_dir $(@D) --num_train 36000 --focus '[deform_short, edit]' --seed 1
+
+$(LANGUAGE)_editing/data/train.jsonl: | $(INSTALLED)
+	$(PYTHON) -m data_modules.toyworld.tasks --output_dir $(@D) --num_train 36000 --focus '[edit]' --seed 2
+
+$(LANGUAGE)_practice/hf/config.json: BEFORE := $(LANGUAGE)/hf
+$(LANGUAGE)_practice/hf/config.json: $(LANGUAGE)/hf/config.json
+$(LANGUAGE)_editing/hf/config.json: BEFORE := $(LANGUAGE)_practice/hf
+$(LANGUAGE)_editing/hf/config.json: $(LANGUAGE)_practice/hf/config.json
+$(LANGUAGE)_%/hf/config.json: configs/toy/toy_lm_practice.yaml $(LANGUAGE)_%/data/train.jsonl
+	$(TRAINER) fit --config $< --model.pretrained $(BEFORE) --data.root $(LANGUAGE)_$*/data \
+		--trainer.default_root_dir $(LANGUAGE)_$* $(call resume,$(LANGUAGE)_$*,$(LANGUAGE)_$*/data/train.jsonl)
+	$(TRAINER) export --config $< --model.pretrained $(BEFORE) \
+		--ckpt_path $(LANGUAGE)_$*/checkpoints/best.ckpt --output_dir $(@D)
 
 toy-generator: $(GENERATOR)/diffusion/hf/model_index.json ## Train the toy video generator and store it in models/toy
 	$(PYTHON) -m models.toy half_generator --pretrained $(<D) --output_dir models/toy/generator
