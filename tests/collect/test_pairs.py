@@ -39,7 +39,7 @@ class Parrot:
 
 
 def test_pairs_put_captions_back_in_form(captions: Path, gate: IntentGate, tmp_path: Path) -> None:
-    language_model = TransformersLM("models/toy/lm", batch_size=64, max_new_tokens=48, temperature=1.0)
+    language_model = TransformersLM("models/toy/lm", batch_size=64, max_new_tokens=48, temperature=0.5)
     pairs(captions, tmp_path, language_model, gate)
     genuine = {caption.caption for caption in read_records(captions, Caption)}
     splits = {split: read_records(tmp_path / f"{split}.jsonl", Rewrite) for split in ("train", "val")}
