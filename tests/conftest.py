@@ -29,6 +29,15 @@ SHAPES = ("ball", "box", "cone")
 MOTIONS = ("falls", "rolls")
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Keep the tests off the other cores, and their rounding the same everywhere."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def rewrite(colour: str, shape: str, motion: str) -> Rewrite:
     """A short prompt and its caption."""
     prompt = f"a {colour} {shape} {motion}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import wandb
 from transformers import pipeline
 
 import collect.__main__
@@ -29,10 +30,10 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(home)
         write(OUT / "data", num_captions=40, num_train_prompts=12, num_val_prompts=2, num_test_prompts=4)
         use(patch, "pairs", "stage1_pairs")
-        fit_and_export("stage1_rewriter", steps=20)
+        fit_and_export(patch, "stage1_rewriter", steps=20)
         use(patch, "run", "stage2_collect", "--limit=12", "--rounds=1", "--num_seeds=1")
         use(patch, "mine", "stage2_mine")
-        fit_and_export("stage3_sft", steps=4)
+        fit_and_export(patch, "stage3_sft", steps=4)
         small = ["--limit=4", "--num_seeds=1", "--search.rounds=1", "--search.num_seeds=1"]
         use(patch, "evaluate", "evaluate", *small)
         yield home / OUT
@@ -44,8 +45,9 @@ def use(patch: pytest.MonkeyPatch, verb: str, config: str, *arguments: str) -> N
     collect.__main__.main()
 
 
-def fit_and_export(stage: str, steps: int) -> None:
+def fit_and_export(patch: pytest.MonkeyPatch, stage: str, steps: int) -> None:
     """Run ``python -m train fit`` and ``export``."""
+    patch.setattr(sys, "argv", ["train"])
     config = f"--config=configs/toy/{stage}.yaml"
     short = [f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps // 2}", "--data.batch_size=4"]
     quiet = [
@@ -54,6 +56,7 @@ def fit_and_export(stage: str, steps: int) -> None:
         "--trainer.log_every_n_steps=1",
     ]
     train.cli.main(["fit", config, *short, *quiet])
+    wandb.finish()  # as the end of the process does
     best = OUT / stage / "checkpoints/best.ckpt"
     train.cli.main(["export", config, f"--ckpt_path={best}", f"--output_dir={OUT / stage / 'hf'}"])
 
@@ -62,7 +65,6 @@ def test_both_rewriters_load_in_transformers_and_answer(toy_run: Path) -> None:
     record = read_records(toy_run / "stage2_mine/train.jsonl", Rewrite)[0]
     for stage in ("stage1_rewriter", "stage3_sft"):
         rewriter = pipeline("text-generation", str(toy_run / stage / "hf"), dtype=torch.float32)
-        rewriter.generation_config.max_length = None
         answer = rewriter(record.prompt, max_new_tokens=48, do_sample=False)[0]["generated_text"][-1]
         assert answer["role"] == "assistant"
         assert len(answer["content"].split()) > 3

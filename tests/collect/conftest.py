@@ -1,6 +1,5 @@
 """Tiny random-weight pipelines of the real classes."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,15 +18,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
 
 WORDS = ["a", "the", "is", "in", "on", "at", "red", "blue", "green", "ball", "box", "falling", "night", "hill", "water"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Keep the tests off the other cores, and their rounding the same everywhere."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
