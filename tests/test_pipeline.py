@@ -28,6 +28,7 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (home / name).symlink_to(ROOT / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
+        wandb.teardown()  # its service resolves relative paths against the folder it was started in
         write(OUT / "data", num_captions=40, num_train_prompts=12, num_val_prompts=2, num_test_prompts=4)
         use(patch, "pairs", "stage1_pairs")
         fit_and_export(patch, "stage1_rewriter", steps=20)
@@ -37,6 +38,7 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         small = ["--limit=4", "--num_seeds=1", "--search.rounds=1", "--search.num_seeds=1"]
         use(patch, "evaluate", "evaluate", *small)
         yield home / OUT
+        wandb.teardown()
 
 
 def use(patch: pytest.MonkeyPatch, verb: str, config: str, *arguments: str) -> None:
