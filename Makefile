@@ -17,6 +17,7 @@ COLLECT := $(PYTHON) -m collect
 # Nothing here needs a model hub or an account; a user who wants either sets these to 0 or online.
 export HF_HUB_OFFLINE ?= 1
 export WANDB_MODE ?= offline
+export WANDB_SILENT ?= true
 export TOKENIZERS_PARALLELISM ?= false
 
 # $(call resume,STAGE_DIR,INPUT): go on from the last checkpoint if it is younger than its config and its data.
