@@ -89,7 +89,7 @@ GENERATOR := outputs/toy_generator
 LANGUAGE := outputs/toy_lm
 
 .PHONY: toy toy-lm toy-generator toy-gap
-toy: toy-lm toy-generator ## Train the committed toy weights again, from nothing (hours on two CPU cores)
+toy: toy-generator toy-lm ## Train the committed toy weights again, from nothing (hours on two CPU cores)
 
 toy-lm: $(LANGUAGE)_editing/hf/config.json ## Train the toy language model and store it in models/toy
 	$(PYTHON) -m models.toy half --pretrained $(<D) --output_dir models/toy/lm
