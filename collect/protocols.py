@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from data_modules.records import Messages, Prompt
 
@@ -19,10 +19,22 @@ class RenderRequest:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One verifier's opinion of one video: named scores in [0, 1], higher is better, and why, in words."""
+    """One verifier's opinion of one video: named scores in [0, 1], higher is better, and why, in words.
+
+    Args:
+        scores: by metric; a verifier names the same metrics for all videos of a prompt.
+        critique: what to change, in words; may be empty.
+        error: why there is no opinion. Then scores and critique are empty, and nothing is assumed in their place.
+    """
 
     scores: dict[str, float]
     critique: str
+    error: str | None = None
+
+    @classmethod
+    def failed(cls, reason: str) -> Self:
+        """Say that this video could not be judged, without failing the others of its batch."""
+        return cls({}, "", reason)
 
 
 class Generator(Protocol):
