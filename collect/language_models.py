@@ -1,15 +1,33 @@
-"""Language models that run in this process. B conversations in a batch, T tokens, V vocabulary."""
+"""Language models that run in this process.
+
+N conversations, B of them in a batch, T tokens, V vocabulary, L labels.
+"""
 
 import hashlib
+import logging
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from weakref import WeakValueDictionary
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from peft import PeftConfig, PeftModelForCausalLM
 from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from data_modules.records import Messages
+from data_modules.records import Message, Messages
+
+logger = logging.getLogger(__name__)
+
+# How chat models write the marks between turns; in a user's text they must not be read as such.
+CONTROL = re.compile(
+    r"<\|[\w ]+\|>|<\uff5c[^\uff5c<>]+\uff5c>|</?s>|\[/?(?:INST|SYSTEM_PROMPT)\]|<</?SYS>>|</?(?:start|end)_of_turn>"
+)
 
 
 class GumbelNoise(LogitsProcessor):
@@ -34,38 +52,20 @@ class GumbelNoise(LogitsProcessor):
         return scores.float() / self.temperature + noise.to(scores.device)
 
 
-class TransformersLM:
-    """A causal language model with a chat template, from any directory or id that transformers can load.
-
-    The answer to a conversation depends on the conversation, the seed and how often the same conversation came
-    before it in the call, and on nothing else: batches of any size give the same answers.
+class ResidentModel:
+    """A base model with its tokenizer, and the adapters that are switched on it.
 
     Args:
         pretrained: Hugging Face id or directory with weights and tokenizer.
-        batch_size: conversations per forward pass.
-        max_new_tokens: tokens after which an answer is cut.
-        temperature: 0 takes the most likely token every time; above 0 samples.
         device: where the model runs.
         dtype: precision of the weights, as torch names it.
 
     Raises:
         FileNotFoundError: if there is no such model.
-        ValueError: if a number is out of range, or the tokenizer has no chat template.
+        ValueError: if the tokenizer has no chat template.
     """
 
-    def __init__(
-        self,
-        pretrained: str,
-        batch_size: int = 32,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        device: str = "cpu",
-        dtype: str = "float32",
-    ) -> None:
-        if batch_size < 1 or max_new_tokens < 1:
-            raise ValueError(f"batch_size and max_new_tokens must be at least 1, got {batch_size} and {max_new_tokens}")
-        if temperature < 0:
-            raise ValueError(f"temperature must be at least 0, got {temperature}")
+    def __init__(self, pretrained: str, device: str, dtype: str) -> None:
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(pretrained, padding_side="left")
             self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(pretrained, dtype=getattr(torch, dtype))
@@ -78,10 +78,112 @@ class TransformersLM:
             raise ValueError(f"the tokenizer of {pretrained!r} has no chat template; use a model tuned for chat")
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.pretrained = pretrained
         self.model.to(torch.device(device)).eval()
+        self._adapted: PeftModelForCausalLM | None = None
+
+    @classmethod
+    def get(cls, pretrained: str, device: str, dtype: str) -> "ResidentModel":
+        """Take the one model of these settings in this process; it is freed with the last that uses it."""
+        key = (_place(pretrained), device, dtype)
+        resident = _RESIDENT.get(key)
+        if resident is None:
+            _RESIDENT[key] = resident = cls(pretrained, device, dtype)
+        return resident
+
+    def add(self, adapter: str) -> str:
+        """Load an adapter unless it is there already; return the name it is switched on by.
+
+        Raises:
+            FileNotFoundError: if there is no adapter.
+            ValueError: if it does not fit this model.
+        """
+        try:
+            config = PeftConfig.from_pretrained(adapter)
+        except (OSError, ValueError) as error:
+            raise FileNotFoundError(
+                f"no adapter could be loaded from {adapter!r}; give a directory that `train export --merge false` or "
+                f"PEFT wrote, or name a whole model as `pretrained` ({error})"
+            ) from error
+        # PEFT's names are parts of module paths, where a full stop would be a separator.
+        name = hashlib.sha256(_place(adapter).encode()).hexdigest()[:16]
+        if self._adapted is not None and name in self._adapted.peft_config:
+            return name
+        made_for = config.base_model_name_or_path
+        if made_for and Path(made_for).name != Path(self.pretrained).name:
+            logger.warning("The adapter %s was trained on %s and is used on %s.", adapter, made_for, self.pretrained)
+        try:
+            if self._adapted is None:
+                self._adapted = PeftModelForCausalLM(self.model, config, name)
+            self._adapted.load_adapter(adapter, name)
+        except (RuntimeError, ValueError) as error:
+            if self._adapted is not None and name in self._adapted.peft_config:
+                self._adapted.delete_adapter(name)
+            raise ValueError(f"the adapter {adapter} does not fit the model {self.pretrained}: {error}") from error
+        self._adapted.eval()
+        return name
+
+    @contextmanager
+    def using(self, name: str | None) -> Iterator[PreTrainedModel | PeftModelForCausalLM]:
+        """Give the model with one adapter switched on, or with none."""
+        if self._adapted is None:
+            yield self.model
+        elif name is None:
+            with self._adapted.disable_adapter():
+                yield self.model
+        else:
+            self._adapted.set_adapter(name)
+            yield self._adapted
+
+
+# What is in use, by place or id, device and precision.
+_RESIDENT: WeakValueDictionary[tuple[str, str, str], ResidentModel] = WeakValueDictionary()
+
+
+class TransformersLM:
+    """A causal language model with a chat template, from any directory or id that transformers can load.
+
+    The answer to a conversation depends on the conversation, the seed and how often the same conversation came
+    before it in the call, and on nothing else: batches of any size give the same answers.
+
+    A process holds each base model once, however many of these use it, with or without an adapter of their own.
+
+    Args:
+        pretrained: Hugging Face id or directory with weights and tokenizer.
+        batch_size: conversations per forward pass.
+        max_new_tokens: tokens after which an answer is cut.
+        temperature: 0 takes the most likely token every time; above 0 samples.
+        device: where the model runs.
+        dtype: precision of the weights, as torch names it.
+        adapter: directory of a PEFT adapter for this model; ``None`` uses the model as it is.
+
+    Raises:
+        FileNotFoundError: if there is no such model or adapter.
+        ValueError: if a number is out of range, the tokenizer has no chat template, or the adapter does not fit.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        batch_size: int = 32,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        device: str = "cpu",
+        dtype: str = "float32",
+        adapter: str | None = None,
+    ) -> None:
+        if batch_size < 1 or max_new_tokens < 1:
+            raise ValueError(f"batch_size and max_new_tokens must be at least 1, got {batch_size} and {max_new_tokens}")
+        if temperature < 0:
+            raise ValueError(f"temperature must be at least 0, got {temperature}")
+        self.resident = ResidentModel.get(pretrained, device, dtype)
+        self.tokenizer = self.resident.tokenizer
+        self.adapter = None if adapter is None else self.resident.add(adapter)
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
+        specials = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        self._control = re.compile("|".join(map(re.escape, sorted(specials, key=len, reverse=True))) or "(?!)")
 
     def complete(self, conversations: Sequence[Messages], *, seed: int) -> list[str]:
         """Answer each conversation.
@@ -94,52 +196,119 @@ class TransformersLM:
             ValueError: if a conversation and its answer do not fit the model's context; nothing is answered then.
         """
         texts = [self._render(messages) for messages in conversations]
-        ids = self.tokenizer(texts, add_special_tokens=False).input_ids if texts else []
-        self._check(texts, ids)
+        ids = self._tokenise(texts, self.max_new_tokens)
         seeds = _seeds(texts, seed)
-        # Alike lengths share a batch, so that little is padded; the answers go back to their places.
-        order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
-        starts = range(0, len(order), self.batch_size)
         answers: list[str] = [""] * len(ids)
-        for start in tqdm(starts, desc="language model", unit="batch", delay=10, leave=False):
-            rows = order[start : start + self.batch_size]
+        for rows in tqdm(self._batches(ids), desc="language model", unit="batch", delay=10, leave=False):
             completed = self._complete([ids[row] for row in rows], [seeds[row] for row in rows])
             for row, answer in zip(rows, completed, strict=True):
                 answers[row] = answer
         return answers
 
+    def label_log_probs(self, conversations: Sequence[Messages], labels: Sequence[str]) -> NDArray[np.float64]:
+        """How likely each label is as the beginning of the answer, against the other labels.
+
+        Args:
+            conversations: chat messages that end with a user's turn.
+            labels: at least two answers whose first tokens differ.
+
+        Returns:
+            Log-probabilities in nats, ``(N, L)``, of the labels' first tokens as the answer's first token, normalised
+            over the labels.
+
+        Raises:
+            ValueError: if labels share their first token, or a conversation does not fit the model's context.
+        """
+        if len(labels) < 2:
+            raise ValueError(f"labels must be at least two, got {', '.join(labels) or 'none'}")
+        scores = np.zeros((len(conversations), len(labels)))
+        if not conversations:
+            return scores
+        texts = [self._render(messages) for messages in conversations]
+        ids = self._tokenise(texts, 1)
+        tokens = self._first_tokens(texts[0], ids[0], labels)
+        for rows in tqdm(self._batches(ids), desc="labels", unit="batch", delay=10, leave=False):
+            scores[rows] = self._label_log_probs([ids[row] for row in rows], tokens)
+        return scores
+
+    def _first_tokens(self, text: str, ids: list[int], labels: Sequence[str]) -> list[int]:
+        """The first token of each label where an answer begins: a tokenizer may look at what is before it."""
+        answered = self.tokenizer([text + label for label in labels], add_special_tokens=False).input_ids
+        firsts = [row[len(ids)] for row in answered if len(row) > len(ids) and row[: len(ids)] == ids]
+        if len(firsts) < len(labels) or len(set(firsts)) < len(labels):
+            raise ValueError(
+                f"the labels {', '.join(map(repr, labels))} do not begin with tokens of their own in this model's "
+                "vocabulary; use others, such as 'A' and 'B'"
+            )
+        return firsts
+
     def _render(self, messages: Messages) -> str:
-        turns = [dict(message) for message in messages]
+        turns = [harmless(message, self._control) for message in messages]
         return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
-    def _check(self, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> None:
-        context = self.model.config.max_position_embeddings
+    def _tokenise(self, texts: Sequence[str], num_new: int) -> list[list[int]]:
+        """Token ids of each text, which leave room for so many new ones."""
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False).input_ids if texts else []
+        context = self.resident.model.config.max_position_embeddings
         for text, tokens in zip(texts, ids, strict=True):
-            if len(tokens) + self.max_new_tokens > context:
+            if len(tokens) + num_new > context:
                 raise ValueError(
-                    f"a conversation of {len(tokens)} tokens and an answer of {self.max_new_tokens} exceed the "
+                    f"a conversation of {len(tokens)} tokens and an answer of {num_new} exceed the "
                     f"language model's context of {context}; shorten the prompt in {text[:400]!r}..., or lower "
                     "max_new_tokens"
                 )
+        return ids
+
+    def _batches(self, ids: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Rows that share a batch: alike lengths, so that little is padded."""
+        order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+
+    def _pad(self, ids: list[list[int]]) -> dict[str, Tensor]:
+        return self.tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(self.resident.model.device)
 
     @torch.inference_mode()
     def _complete(self, ids: list[list[int]], seeds: list[int]) -> list[str]:
-        batch = self.tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(self.model.device)
+        batch = self._pad(ids)
         noise = [GumbelNoise(self.temperature, seeds)] if self.temperature > 0 else []
-        generated = self.model.generate(
-            **batch,
-            logits_processor=LogitsProcessorList(noise),
-            do_sample=False,  # sampling is the noise's work
-            max_new_tokens=self.max_new_tokens,
-            pad_token_id=self.tokenizer.pad_token_id,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-        )
+        with self.resident.using(self.adapter) as model:
+            generated = model.generate(
+                **batch,
+                logits_processor=LogitsProcessorList(noise),
+                do_sample=False,  # sampling is the noise's work
+                max_new_tokens=self.max_new_tokens,
+                pad_token_id=self.tokenizer.pad_token_id,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+            )
         answers = self.tokenizer.batch_decode(
             generated[:, batch["input_ids"].shape[1] :], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return [answer.strip() for answer in answers]
+
+    @torch.inference_mode()
+    def _label_log_probs(self, ids: list[list[int]], tokens: list[int]) -> NDArray[np.float64]:
+        batch = self._pad(ids)
+        positions = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)  # padding is on the left
+        with self.resident.using(self.adapter) as model:
+            logits = model(**batch, position_ids=positions, logits_to_keep=1).logits[:, -1, tokens]
+        log_probs: NDArray[np.float64] = logits.double().log_softmax(-1).cpu().numpy()
+        return log_probs
+
+
+def harmless(message: Message, control: re.Pattern[str] = CONTROL) -> Message:
+    """A message in which nothing can be read as a mark between turns: such marks are split by a blank."""
+
+    def split(match: re.Match[str]) -> str:
+        return f"{match.group()[0]} {match.group()[1:]}"
+
+    return Message(role=message["role"], content=control.sub(split, CONTROL.sub(split, message["content"])))
+
+
+def _place(name: str) -> str:
+    """A directory's full path, or the id of what is no directory."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
 def _seeds(texts: Sequence[str], seed: int) -> list[int]:
