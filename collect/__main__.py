@@ -8,8 +8,10 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace, auto_cli
 from rich.console import Console
 
+from collect.attempts import BackendError
 from collect.evaluate import evaluate
 from collect.graph import graph
+from collect.identity import identify
 from collect.mine import mine
 from collect.pairs import pairs
 from collect.prompts import read_prompts
@@ -17,16 +19,36 @@ from collect.run import run
 
 VERBS: dict[str, Any] = {"graph": graph, "pairs": pairs, "run": run, "mine": mine, "evaluate": evaluate}
 
+BACKENDS = ("generator", "verifiers", "rewriter", "proposer")
+
 
 class Parser(ArgumentParser):
-    """Refuses unusable prompts before the classes named in a config load their weights."""
+    """Instantiates what a config names, after a look at what it will be used for."""
 
     def instantiate(self, namespace: Namespace, instantiate_groups: bool = True, **kwargs: Any) -> Namespace:
-        """Check the prompts of the command that was asked for, then instantiate."""
-        settings = namespace.get(str(namespace.get("subcommand")))
-        if settings is not None and settings.get("prompts") is not None:
-            read_prompts(Path(settings.prompts), settings.get("limit"))
-        return super().instantiate(namespace, instantiate_groups, **kwargs)
+        """Instantiate, once the prompts of the command that was asked for are seen to be usable.
+
+        Commands that keep their backends' configuration get it, and where workers are configured only they make the
+        backends.
+        """
+        verb = str(namespace.get("subcommand"))
+        section = namespace.get(verb)
+        if section is None:
+            return super().instantiate(namespace, instantiate_groups, **kwargs)
+        if section.get("prompts") is not None:
+            read_prompts(Path(section.prompts), section.get("limit"))
+        if "backends" not in section:
+            return super().instantiate(namespace, instantiate_groups, **kwargs)
+        configured = {name: value for name, value in section.as_dict().items() if name in BACKENDS and value}
+        section.backends = identify(configured)
+        if section.get("workers") is None:
+            return super().instantiate(namespace, instantiate_groups, **kwargs)
+        for name in configured:
+            section.pop(name)
+        made = super().instantiate(namespace, instantiate_groups, **kwargs)
+        for name, backend in made[verb].workers.start(configured, section.get("time_limit")).items():
+            made[verb][name] = backend
+        return made
 
 
 def main() -> None:
@@ -35,7 +57,7 @@ def main() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         auto_cli(VERBS, as_positional=False, parser_class=Parser)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError, BackendError) as error:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False, highlight=False)
         sys.exit(2)
 

@@ -11,11 +11,9 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 
+from collect.identity import sampled_digest
 from collect.protocols import RenderRequest
 from collect.video import write_video
-
-_SAMPLE_BYTES = 1 << 16
-_NUM_SAMPLES = 64
 
 
 class DiffusersGenerator:
@@ -86,12 +84,13 @@ class DiffusersGenerator:
                 f"it takes {', '.join(sorted(accepted))}."
             )
         # Latte cuts the padding off a single prompt but zeroes it in a batch; only the batch is used.
-        self.batch_size = max(batch_size, 2) if "mask_feature" in accepted else batch_size
+        self.least = 2 if "mask_feature" in accepted else 1
+        self.batch_size = max(batch_size, self.least)
         self.shape = (num_frames, height, width, 3)
         self.fps = fps
         self.enlarge = enlarge
         settings = json.dumps([self.call_kwargs, dtype, fps, enlarge], sort_keys=True, default=str)
-        self.fingerprint = hashlib.sha256(f"{_sampled_digest(folder)} {settings}".encode()).hexdigest()[:16]
+        self.fingerprint = hashlib.sha256(f"{sampled_digest(folder)} {settings}".encode()).hexdigest()[:16]
 
     def generate(self, requests: Sequence[RenderRequest]) -> None:
         """Write one mp4 file per request.
@@ -99,9 +98,10 @@ class DiffusersGenerator:
         Raises:
             ValueError: if the pipeline rounded the number of frames or the size to something else.
         """
-        for start in range(0, len(requests), self.batch_size):
-            batch = requests[start : start + self.batch_size]
-            filled = [*batch, *[batch[-1]] * (self.batch_size - len(batch))]
+        size = max(self.batch_size, self.least)
+        for start in range(0, len(requests), size):
+            batch = requests[start : start + size]
+            filled = [*batch, *[batch[-1]] * (size - len(batch))]
             videos = self.pipeline(
                 prompt=[request.prompt for request in filled],
                 generator=[torch.Generator().manual_seed(request.seed) for request in filled],
@@ -126,19 +126,3 @@ def _local(pretrained: str) -> Path:
     if folder.exists() or pretrained.count("/") != 1 or pretrained.startswith((".", "/", "~")):
         raise FileNotFoundError(f"{pretrained} is no diffusers pipeline: it has no model_index.json.")
     return Path(DiffusionPipeline.download(pretrained))
-
-
-def _sampled_digest(folder: Path) -> str:
-    """Hash a model by content: small files whole, large ones by 64 samples of 64 KiB, so that 28 GB take a second."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".model")):
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder)} {size} ".encode())
-        with path.open("rb") as file:
-            if size <= _SAMPLE_BYTES * _NUM_SAMPLES:
-                digest.update(file.read())
-                continue
-            for index in range(_NUM_SAMPLES):
-                file.seek(index * (size - _SAMPLE_BYTES) // (_NUM_SAMPLES - 1))
-                digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from data_modules.records import Messages, Prompt
 
@@ -41,7 +41,7 @@ class Generator(Protocol):
     """Text to video, in batches."""
 
     fingerprint: str  # identifies model and sampling settings, so that renders can be cached by content
-    batch_size: int  # videos made at once; the caller records what is made after every so many
+    batch_size: int  # videos made at once; the caller records after every so many, and lowers it if memory runs out
 
     def generate(self, requests: Sequence[RenderRequest]) -> None:
         """Write one video file per request; never leave a half-written file under the requested name."""
@@ -69,6 +69,23 @@ class Rewriter(Protocol):
 
     def rewrite(self, prompts: Sequence[Prompt]) -> list[str]:
         """Rewrite each prompt; the raw prompt itself is the answer where nothing better passed the gate."""
+
+
+class Workers(Protocol):
+    """Other processes, each with a whole set of backends of its own."""
+
+    num_workers: int
+
+    def start(self, backends: dict[str, Any], time_limit: float | None) -> dict[str, Any]:
+        """Make the backends in every process.
+
+        Args:
+            backends: their configuration by the name of the parameter, nested as in YAML.
+            time_limit: seconds a backend may take over a batch.
+
+        Returns:
+            Backends by the same names whose work is done by the processes.
+        """
 
 
 class Proposer(Protocol):

@@ -10,15 +10,17 @@ from rich.console import Console
 
 from collect import tracking
 from collect.prompts import read_prompts
-from collect.protocols import Generator, Proposer, Rewriter, Verifier
+from collect.protocols import Generator, Proposer, Rewriter, Verifier, Workers
 from collect.sspo import Trajectory, mean, optimise
-from collect.store import Store, Take
+from collect.store import DATABASE, Store, Take
 from collect.studio import Studio, seeds_of
 from data_modules.records import Prompt, content_id
 
 PURPOSE = "collect"  # of the seeds: evaluation draws others
 NUM_VIDEOS_LOGGED = 8  # prompts whose videos are shown
 NUM_REWRITES_CHECKED = 16
+
+_FAILED = {"failed_texts": "texts could not be rendered or judged", "given_up": "prompts are given up"}
 
 
 def run(
@@ -31,12 +33,19 @@ def run(
     rounds: int = 3,
     num_seeds: int = 2,
     patience: int = 2,
+    budget: int | None = None,
+    backtrack: bool = True,
     limit: int | None = None,
+    time_limit: float | None = None,
+    videos: Path | None = None,
+    workers: Workers | None = None,
+    backends: dict[str, Any] | None = None,
     logger: WandbLogger | None = None,
 ) -> None:
     """Search the best wording of every prompt by rendering and judging candidates.
 
-    A killed run goes on where it stopped when it is started again.
+    A killed run goes on where it stopped when it is started again. A generator or verifier that fails is tried once
+    more; a text it still fails at is left out of the contest and counted, and three failures in a row end the run.
 
     Args:
         prompts: ``.jsonl`` of prompt records, ``.txt`` with a prompt a line, or ``.csv`` with a column ``captions``
@@ -49,19 +58,42 @@ def run(
         rounds: of proposals, after the start.
         num_seeds: videos per text; the same seeds for all texts of a prompt.
         patience: rounds without a better text after which a prompt's search stops.
+        budget: videos per prompt that may be made, a multiple of ``num_seeds``; by default only ``rounds`` bounds them.
+        backtrack: propose from the best text so far, or else from the best of the last round.
         limit: search only so many prompts, from the start of the file.
+        time_limit: seconds the generator or a verifier may take over a batch; by default for ever.
+        videos: folder of the videos, which several runs may share; by default ``videos`` in the output folder.
+        workers: do the work of generator, verifiers, rewriter and proposer elsewhere; by default in this process.
+        backends: what generator, verifiers, rewriter and proposer are, as JSON, so that a change is noticed when the
+            run is gone on with; the command line fills it in.
         logger: a W&B run to log to.
     """
     console = Console()
     asked = read_prompts(prompts, limit)
-    settings = search_settings(asked, generator, verifiers, rewriter, proposer, rounds, num_seeds, patience)
-    with Store(output, settings) as store, tracking.start(logger, "collect") as tracked:
-        studio = Studio(store, generator, by_name(verifiers), num_seeds, PURPOSE)
+    settings = search_settings(
+        asked, generator, verifiers, rewriter, proposer, rounds, num_seeds, patience, budget, backtrack
+    )
+    if backends is not None:
+        settings["backends"] = backends
+    with Store(output, settings, videos) as store, tracking.start(logger, "collect") as tracked:
+        studio = Studio(
+            store,
+            generator,
+            by_name(verifiers),
+            num_seeds,
+            PURPOSE,
+            # Workers keep the time themselves: they can end a call, where this process can only stop waiting for it.
+            time_limit=None if workers else time_limit,
+            num_workers=workers.num_workers if workers else 1,
+        )
         check_rewriter(store, asked, rewriter)
         store.enter(asked)
+        texts = None if budget is None else budget // num_seeds
         searches: list[Trajectory] = []
-        for number, searches in enumerate(optimise(asked, studio.assess, store, rewriter, proposer, rounds, patience)):
-            metrics = progress(searches, store.num_renders(), rewriter is not None)
+        for number, searches in enumerate(
+            optimise(asked, studio.assess, store, rewriter, proposer, rounds, patience, texts, backtrack)
+        ):
+            metrics = progress(searches, store, rewriter is not None)
             tracked.log(metrics, step=number)
             console.print(
                 f"round {number}: mean score {metrics['collect/score']:.3f} "
@@ -70,6 +102,9 @@ def run(
         store.finish()
         (output / "done.json").write_text(json.dumps({**settings, **metrics}, indent=2) + "\n")
         tracked.log_table("collect/trajectories", *table(searches, studio))
+        for name in ("failed_texts", "given_up"):
+            if count := int(metrics[f"collect/{name}"]):
+                console.print(f"{count} {_FAILED[name]}; the table failures of {store.folder / DATABASE} says why")
     console.print(f"{len(searches)} searches in {output}")
 
 
@@ -82,6 +117,8 @@ def search_settings(
     rounds: int,
     num_seeds: int,
     patience: int,
+    budget: int | None = None,
+    backtrack: bool = True,
 ) -> dict[str, Any]:
     """Check a search's settings and name what decides its outcome.
 
@@ -91,6 +128,11 @@ def search_settings(
     for name, value, least in (("rounds", rounds, 0), ("num_seeds", num_seeds, 1), ("patience", patience, 1)):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}.")
+    if budget is not None and (budget < num_seeds or budget % num_seeds):
+        raise ValueError(
+            f"budget must be a multiple of num_seeds, which is {num_seeds} videos a text, got {budget}; the raw prompt "
+            "costs the first of them."
+        )
     if not verifiers:
         raise ValueError("verifiers is empty; a search needs at least one to judge its videos.")
     if proposer is None and rounds:
@@ -104,6 +146,8 @@ def search_settings(
         "rounds": rounds,
         "num_seeds": num_seeds,
         "patience": patience,
+        "budget": budget,
+        "backtrack": backtrack,
     }
 
 
@@ -137,17 +181,30 @@ def by_name(verifiers: Sequence[Verifier]) -> dict[str, Verifier]:
     return named
 
 
-def progress(searches: Sequence[Trajectory], num_renders: int, with_rewriter: bool) -> dict[str, float]:
-    """Sum up all searches so far; a fallback is a prompt whose rewrite was refused or changed nothing."""
+def progress(searches: Sequence[Trajectory], store: Store, with_rewriter: bool) -> dict[str, float]:
+    """Sum up all searches so far; a fallback is a prompt whose rewrite was refused or changed nothing.
+
+    Raises:
+        ValueError: if not one raw prompt could be judged.
+    """
+    alive = [search for search in searches if search.candidates]
+    if not alive:
+        why = next(failure.assessment.error for search in searches for failure in search.failures)
+        raise ValueError(f"no raw prompt could be judged, so there is nothing to search from: {why}")
     metrics = {
-        "collect/score": mean([search.champion.assessment.score for search in searches]),
-        "collect/raw_score": mean([search.raw.assessment.score for search in searches]),
-        "collect/raw_champions": mean([float(search.champion is search.raw) for search in searches]),
-        "collect/videos": float(num_renders),
+        "collect/score": mean([search.champion.assessment.score for search in alive]),
+        "collect/raw_score": mean([search.raw.assessment.score for search in alive]),
+        "collect/raw_champions": mean([float(search.champion is search.raw) for search in alive]),
+        "collect/videos": float(store.num_renders()),
+        "collect/failed_calls": float(store.num_failures()),
+        "collect/failed_texts": float(sum(len(search.failures) for search in searches)),
+        "collect/given_up": float(len(searches) - len(alive)),
     }
     if with_rewriter:
-        rewritten = sum(c.draft.origin == "rewriter" for search in searches for c in search.candidates)
-        metrics["collect/fallbacks"] = float(len(searches) - rewritten)
+        rewritten = sum(
+            c.draft.origin == "rewriter" for search in alive for c in (*search.candidates, *search.failures)
+        )
+        metrics["collect/fallbacks"] = float(len(alive) - rewritten)
     return metrics
 
 

@@ -1,7 +1,10 @@
 """Stage 2: search each prompt's best wording by rendering it (RAPO++ section 4.1, https://arxiv.org/abs/2510.20206).
 
 Departures from the paper: the raw prompt competes, several proposals are made a round, each from the best text so
-far, and the search stops when nothing can improve or nothing has for a while.
+far, and the search stops when nothing can improve, nothing has for a while, or the budget is spent.
+
+A text whose videos could not all be made and judged competes for nothing: it is kept aside with the reason. Where
+that text is the raw prompt there is nothing to compare with, and the prompt's search is given up.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,11 +38,13 @@ class Assessment:
         scores: metrics in [0, 1] that rank candidates, higher is better.
         observations: metrics that do not.
         critique: what to change, in words.
+        error: why the text could not be assessed; then the rest is empty.
     """
 
     scores: dict[str, float]
     observations: dict[str, float]
     critique: str
+    error: str | None = None
 
     @property
     def score(self) -> float:
@@ -68,12 +73,15 @@ class Trajectory:
 
     Args:
         prompt: what the user asked for.
-        candidates: every text rendered and judged, oldest first; the first is the raw prompt itself.
+        candidates: every text rendered and judged, oldest first; the first is the raw prompt itself. None if the
+            search was given up.
+        failures: every text that could not be, and why.
         stale: rounds since the champion last changed.
     """
 
     prompt: Prompt
     candidates: list[Candidate] = field(default_factory=list)
+    failures: list[Candidate] = field(default_factory=list)
     stale: int = 0
 
     @property
@@ -86,16 +94,32 @@ class Trajectory:
         """The best candidate so far."""
         return champion(self.candidates)
 
+    @property
+    def latest(self) -> Candidate:
+        """The best candidate of the last round that had any."""
+        return champion([c for c in self.candidates if c.round == self.candidates[-1].round])
+
+    @property
+    def tried(self) -> set[str]:
+        """Every text so far, judged or not."""
+        return {candidate.text for candidate in (*self.candidates, *self.failures)}
+
     def add(self, candidates: Sequence[Candidate]) -> None:
         """Let the candidates of one round compete."""
         before = self.champion if self.candidates else None
-        self.candidates.extend(candidates)
+        self.candidates.extend(c for c in candidates if c.assessment.error is None)
+        self.failures.extend(c for c in candidates if c.assessment.error is not None)
+        if any(failure.draft.origin == "raw" for failure in self.failures):
+            self.candidates.clear()
+            return
         self.stale = 0 if self.champion != before else self.stale + 1
 
-    def finished(self, patience: int) -> bool:
-        """Whether a further round is pointless."""
+    def finished(self, patience: int, budget: int | None = None) -> bool:
+        """Whether a further round is pointless or cannot be paid for."""
         if not self.candidates:
-            return False
+            return bool(self.failures)
+        if budget is not None and len(self.tried) >= budget:
+            return True
         scores = self.champion.assessment.scores
         return self.stale >= patience or (bool(scores) and min(scores.values()) >= 1.0)
 
@@ -124,6 +148,8 @@ def optimise(
     proposer: Proposer | None,
     rounds: int,
     patience: int,
+    budget: int | None = None,
+    backtrack: bool = True,
 ) -> Iterator[list[Trajectory]]:
     """Search the best wording of all prompts at once.
 
@@ -135,18 +161,21 @@ def optimise(
         proposer: rewrites the best text so far after each round.
         rounds: of proposals, after the start.
         patience: rounds without a new champion after which a prompt's search stops.
+        budget: texts tried per prompt, the raw one included, after which its search stops.
+        backtrack: propose from the best text so far, or else from the last one, as the paper draws it.
 
     Yields:
         All searches, after the start and after each round.
     """
     searches = [Trajectory(prompt) for prompt in prompts]
     for number in range(rounds + 1):
-        active = [search for search in searches if not search.finished(patience)]
+        active = [search for search in searches if not search.finished(patience, budget)]
         if not active:
             return
         drafts = memory.recall(number)
         if drafts is None:
-            drafts = propose(active, proposer, number) if number else start(active, rewriter)
+            drafts = propose(active, proposer, number, backtrack) if number else start(active, rewriter)
+            drafts = afford(active, drafts, budget)
             memory.remember(number, drafts)
         entries = [(search, draft) for search in active for draft in drafts.get(search.prompt.id, [])]
         assessments = assess([(search.prompt, draft.text) for search, draft in entries])
@@ -169,28 +198,46 @@ def start(searches: Sequence[Trajectory], rewriter: Rewriter | None) -> dict[str
     }
 
 
-def propose(searches: Sequence[Trajectory], proposer: Proposer | None, number: int) -> dict[str, list[Draft]]:
-    """Rewrite each search's best text so far, from all that was learned."""
+def propose(
+    searches: Sequence[Trajectory], proposer: Proposer | None, number: int, backtrack: bool
+) -> dict[str, list[Draft]]:
+    """Rewrite each search's best text so far, or its last one, from all that was learned."""
     if proposer is None:
         return {}
-    best = [search.champion for search in searches]
+    sources = [search.champion if backtrack else search.latest for search in searches]
     proposals = proposer.propose(
         [search.prompt for search in searches],
-        [candidate.text for candidate in best],
-        [candidate.assessment.critique for candidate in best],
+        [candidate.text for candidate in sources],
+        [candidate.assessment.critique for candidate in sources],
         [[(c.text, c.assessment.score, c.assessment.critique) for c in search.candidates] for search in searches],
         seed=number,
     )
     drafts = {}
     for search, texts in zip(searches, proposals, strict=True):
-        tried = {candidate.text for candidate in search.candidates}
+        tried = search.tried
         drafts[search.prompt.id] = [Draft(text, "proposal") for text in dict.fromkeys(texts) if text not in tried]
     return drafts
+
+
+def afford(
+    searches: Sequence[Trajectory], drafts: dict[str, list[Draft]], budget: int | None
+) -> dict[str, list[Draft]]:
+    """Drop the last drafts of searches that have no budget for them."""
+    if budget is None:
+        return drafts
+    left = {search.prompt.id: budget - len(search.tried) for search in searches}
+    return {prompt_id: texts[: left[prompt_id]] for prompt_id, texts in drafts.items()}
 
 
 def average_ranks(candidates: Sequence[Candidate]) -> NDArray[np.float64]:
     """Rank candidates per metric, 1 the best and ties sharing the mean rank; average over metrics."""
     metrics = sorted(candidates[0].assessment.scores)
+    for candidate in candidates:
+        if sorted(candidate.assessment.scores) != metrics:
+            raise ValueError(
+                f"candidates of one prompt must have the same metrics; {candidates[0].text!r} has {', '.join(metrics)} "
+                f"and {candidate.text!r} has {', '.join(sorted(candidate.assessment.scores))}."
+            )
     if not metrics:
         return np.ones(len(candidates))
     scores = np.array([[candidate.assessment.scores[name] for name in metrics] for candidate in candidates])
@@ -201,6 +248,10 @@ def champion(candidates: Sequence[Candidate]) -> Candidate:
     """Choose the lowest average rank; ties go to the shorter text, then to the earlier one.
 
     No candidate has a lower average rank than the champion, so the raw prompt, a candidate itself, never does.
+
+    Average ranks depend on who competes. A further candidate that another beats on every metric never wins; it can
+    hand the win from the old champion only to one of which it beats fewer metrics than of the old champion (a tie
+    counts half). So one that is worse on every metric than all others changes nothing.
     """
     ranks = average_ranks(candidates)
     return min(zip(ranks, candidates, strict=True), key=lambda pair: (pair[0], len(pair[1].text)))[1]

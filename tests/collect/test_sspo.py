@@ -1,7 +1,9 @@
 """The search: what competes, what wins, when it stops."""
 
+import itertools
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -73,6 +75,147 @@ def test_a_candidate_worse_on_every_metric_than_all_others_changes_no_champion(
 ) -> None:
     candidates = [candidate("x" * (index + 1), a=a, b=b) for index, (a, b) in enumerate(scores)]
     assert champion([*candidates, candidate("w", a=-1.0, b=-1.0)]) == champion(candidates)
+
+
+CONTEST = st.lists(st.tuples(SCORES, SCORES, SCORES), min_size=1, max_size=7)
+
+
+def contest(scores: list[tuple[float, ...]]) -> list[Candidate]:
+    return [candidate("x" * (1 + 7 * i % 5), a=a, b=b, c=c) for i, (a, b, c) in enumerate(scores)]
+
+
+@given(CONTEST)
+@settings(deadline=None)
+def test_average_rank_counts_who_is_better_on_each_metric(scores: list[tuple[float, ...]]) -> None:
+    candidates = contest(scores)
+    for index, rank in enumerate(average_ranks(candidates)):
+        # Rank 1, and 1 more for each rival that is better and a half for each that is as good, averaged over metrics.
+        better = [[(s[m] > scores[index][m]) + (s[m] == scores[index][m]) / 2 for s in scores] for m in range(3)]
+        assert rank == pytest.approx(0.5 + np.sum(better) / 3)
+
+
+@given(CONTEST, st.tuples(SCORES, SCORES, SCORES))
+@settings(deadline=None)
+def test_a_further_candidate_hands_the_win_only_to_one_of_which_it_beats_fewer_metrics(
+    scores: list[tuple[float, ...]], added: tuple[float, ...]
+) -> None:
+    candidates = contest(scores)
+    newcomer = candidate("z" * 9, a=added[0], b=added[1], c=added[2])
+    before, after = champion(candidates), champion([*candidates, newcomer])
+
+    def beaten(rival: Candidate) -> float:
+        own, other = newcomer.assessment.scores, rival.assessment.scores
+        return sum((own[m] > other[m]) + (own[m] == other[m]) / 2 for m in own)
+
+    if after is newcomer:
+        assert not any(all(s > n for s, n in zip(row, added, strict=True)) for row in scores)
+    elif after is not before:
+        assert beaten(after) < beaten(before)
+
+
+def test_candidates_with_other_metrics_are_not_ranked_together() -> None:
+    with pytest.raises(ValueError, match="'p' has a and 'q' has a, b"):
+        average_ranks([candidate("p", a=1), candidate("q", a=1, b=1)])
+
+
+class Judges:
+    """Scores and failures drawn beforehand, by text."""
+
+    def __init__(self, outcomes: list[tuple[float, float] | None]) -> None:
+        self.outcomes = outcomes
+        self.known: dict[str, Assessment] = {}
+
+    def __call__(self, candidates: Sequence[tuple[Prompt, str]]) -> list[Assessment]:
+        for _, text in candidates:
+            drawn = self.outcomes[len(self.known) % len(self.outcomes)]
+            lost = Assessment({}, {}, "", error="it broke")
+            self.known.setdefault(text, lost if drawn is None else Assessment({"a": drawn[0], "b": drawn[1]}, {}, "w"))
+        return [self.known[text] for _, text in candidates]
+
+
+OUTCOMES = st.lists(st.one_of(st.none(), st.tuples(SCORES, SCORES)), min_size=1, max_size=12)
+BUDGET = st.one_of(st.none(), st.integers(1, 9))
+
+
+@given(OUTCOMES, BUDGET, st.booleans(), st.integers(1, 3), st.integers(0, 6))
+@settings(deadline=None)
+def test_whatever_the_verdicts_the_search_keeps_its_promises(
+    outcomes: list, budget: int | None, backtrack: bool, patience: int, rounds: int
+) -> None:
+    def run() -> tuple[list[Trajectory], Recollection]:
+        memory = Recollection()
+        settings = {"budget": budget, "backtrack": backtrack, "patience": patience, "rounds": rounds}
+        return search(["a b", "x c"], assess=Judges(outcomes), memory=memory, **settings)[-1], memory
+
+    (searches, memory), (again, recalled) = run(), run()
+    assert (searches, memory.rounds) == (again, recalled.rounds)  # the same inputs give the same trajectories
+    for found in searches:
+        tried = [*found.candidates, *found.failures]
+        assert len({c.text for c in tried}) == len(tried) <= (budget or len(tried))
+        assert {c.round for c in tried} <= set(range(rounds + 1))
+        assert all(c.assessment.error is None for c in found.candidates)
+        if not found.candidates:  # given up, because the raw prompt could not be judged
+            assert found.prompt.prompt in {c.text for c in found.failures}
+            continue
+        assert found.raw.text == found.prompt.prompt
+        ranks = dict(zip([c.text for c in found.candidates], average_ranks(found.candidates), strict=True))
+        assert ranks[found.champion.text] == min(ranks.values()) <= ranks[found.raw.text]
+
+
+def test_from_which_text_is_proposed_is_a_choice() -> None:
+    class Worse(FakeProposer):
+        def propose(self, prompts, current, critiques, histories, *, seed):
+            sources.extend(current)
+            return [[f"no{seed}"] for _ in current]
+
+    sources: list[str] = []
+    search(["a b"], proposer=Worse(), patience=3, rounds=3)
+    assert sources == ["a b here"] * 3
+    sources.clear()
+    search(["a b"], proposer=Worse(), patience=3, rounds=3, backtrack=False)
+    assert sources == ["a b here", "no1", "no2"]
+
+
+def test_a_text_that_could_not_be_judged_is_not_tried_again_and_not_proposed_from() -> None:
+    def fragile(candidates: Sequence[tuple[Prompt, str]]) -> list[Assessment]:
+        found = letters(candidates)
+        lost = Assessment({}, {}, "", "it broke")
+        return [lost if "here" in text else a for (_, text), a in zip(candidates, found, strict=True)]
+
+    class Stubborn(FakeProposer):
+        def propose(self, prompts, current, critiques, histories, *, seed):
+            sources.extend(current)
+            return [["a b here", f"{text} e"] for text in current]
+
+    sources: list[str] = []
+    (found,) = search(["a b"], assess=fragile, proposer=Stubborn(), rounds=2)[-1]
+    assert sources == ["a b", "a b e"]
+    assert [(c.text, c.assessment.error) for c in found.failures] == [("a b here", "it broke")]
+
+
+def test_the_proposer_is_shown_the_current_prompt_and_everything_tried_before() -> None:
+    """The published demo shows its language model neither: its rounds do not build on each other."""
+    for budget, backtrack in itertools.product((None, 6), (True, False)):
+        shown: list[list[str]] = []
+
+        class Recorder(FakeProposer):
+            def propose(self, prompts, current, critiques, histories, *, seed, shown=shown):
+                assert current[0] in [text for text, _, _ in histories[0]]
+                shown.append([text for text, _, _ in histories[0]])
+                return super().propose(prompts, current, critiques, histories, seed=seed)
+
+        (found,) = search(["a b"], proposer=Recorder(), budget=budget, backtrack=backtrack)[-1]
+        tried = [c.text for c in found.candidates]
+        assert len(shown) == 2
+        assert shown == [tried[: len(texts)] for texts in shown]
+
+
+def test_the_last_prompt_proposed_is_rendered_and_judged() -> None:
+    """The published demo writes a prompt in its last round that nobody ever sees a video of."""
+    memory = Recollection()
+    (found,) = search(["a b"], memory=memory, rounds=2)[-1]
+    written = [draft.text for drafts in memory.rounds.values() for draft in drafts[found.prompt.id]]
+    assert written == [c.text for c in found.candidates]
 
 
 def test_ties_share_the_mean_rank() -> None:
