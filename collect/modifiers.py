@@ -5,15 +5,18 @@ import csv
 import json
 import logging
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
 from collect.protocols import LanguageModel
 from data_modules import templates
-from data_modules.records import Caption
+from data_modules.records import Caption, content_id
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +24,9 @@ KINDS = ("scene", "subject", "action", "atmosphere")
 COLUMNS = {"place": "scene", "verb_obj_word": "action", "scenario_word": "atmosphere"}
 CHUNK = 256  # captions sent to the language model at a time
 NUM_NAMED = 5  # failures named one by one
+MAX_LINES = 100  # lines of one row of a CSV; more is a quotation mark that was never closed
+NO_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")  # controls, halves of surrogate pairs
+NOTHING = {"none", "n/a", "null", "unknown", "unspecified", "not specified"}  # what models write for an empty list
 
 
 @dataclass(frozen=True)
@@ -41,14 +47,15 @@ class Modifiers:
 
 
 def normalise(phrase: str) -> str:
-    """The identity of a phrase: neither blanks nor letter case tell two apart."""
-    return " ".join(phrase.split()).casefold()
+    """The identity of a phrase: neither blanks nor letter case tell two apart, and what is no character goes."""
+    return " ".join(NO_CHARACTERS.sub(" ", phrase).split()).casefold()
 
 
 def read_csv(path: Path) -> tuple[list[Modifiers], list[str]]:
     """Read the published columns ``Input, verb_obj_word, scenario_word, place``, each list a Python literal.
 
-    Headers that are repeated between rows are skipped.
+    Headers that are repeated between rows are skipped. After a quotation mark that is never closed, reading goes on
+    with the next line.
 
     Returns:
         The modifiers of the readable rows, and what is wrong with the others, by row number (the header is row 1).
@@ -60,18 +67,20 @@ def read_csv(path: Path) -> tuple[list[Modifiers], list[str]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a CSV with columns {', '.join(COLUMNS)}.")
     csv.field_size_limit(2**31 - 1)
+    found: list[Modifiers] = []
+    faults: list[str] = []
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        rows = csv.reader(file)
-        header = next(rows, [])
+        rows = _rows(file)
+        _, header, _ = next(rows, (1, [], None))
         missing = [name for name in ("Input", *COLUMNS) if name not in header]
         if missing:
             raise ValueError(f"{path} lacks column {', '.join(missing)}; it has {', '.join(header) or 'none'}.")
-        found: list[Modifiers] = []
-        faults: list[str] = []
-        for number, row in enumerate(rows, 2):
-            if row in (header, []):
+        for number, row, fault in rows:
+            if not fault and row in (header, []):
                 continue
             try:
+                if fault:
+                    raise ValueError(fault)
                 found.append(_parse_row(row, header, f"{path.name}:{number}"))
             except ValueError as error:
                 faults.append(f"{path} row {number}: {error}")
@@ -79,9 +88,36 @@ def read_csv(path: Path) -> tuple[list[Modifiers], list[str]]:
     return found, faults
 
 
+def _rows(file: TextIO) -> Iterator[tuple[int, list[str], str | None]]:
+    """The rows of a CSV, their numbers, and what is wrong with one that cannot be told apart from the next."""
+    width: int | None = None
+    waiting: deque[str] = deque()
+    used: list[str] = []
+
+    def lines() -> Iterator[str]:
+        while len(used) < MAX_LINES and (line := waiting.popleft() if waiting else file.readline()):
+            used.append(line)
+            yield line
+
+    for number in count(1):
+        used.clear()
+        fault = None
+        row: list[str] = []
+        try:
+            row = next(csv.reader(lines(), strict=True))
+        except StopIteration:
+            return
+        except csv.Error as error:
+            fault = f"its quotation marks are not in order ({error})"
+        width = len(row) if width is None else width
+        if fault is None and row and len(row) != width:
+            fault = f"{len(row)} fields where the header has {width}"
+        if fault is not None:
+            waiting.extendleft(reversed(used[1:]))
+        yield number, row, fault
+
+
 def _parse_row(row: Sequence[str], header: Sequence[str], caption_id: str) -> Modifiers:
-    if len(row) != len(header):
-        raise ValueError(f"{len(row)} fields where the header has {len(header)}")
     values = dict(zip(header, row, strict=True))
     lists = {}
     for column, kind in COLUMNS.items():
@@ -101,56 +137,114 @@ def _phrases(value: object, name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(phrase for phrase in map(normalise, value) if phrase))
 
 
-def extract(captions: Sequence[Caption], language_model: LanguageModel) -> tuple[list[Modifiers], list[str]]:
+def extract(
+    captions: Sequence[Caption], language_model: LanguageModel, scratch: Path | None = None
+) -> tuple[list[Modifiers], list[str]]:
     """Take captions apart with a language model that answers in JSON; an unreadable answer is asked for once more.
+
+    Args:
+        captions: in the order of the answers; one that comes twice is asked for once and counts twice.
+        language_model: answers.
+        scratch: folder that keeps what was answered, so that a killed call goes on where it stopped.
 
     Returns:
         The modifiers of the readable answers, and what is wrong with the others, by caption id.
     """
-    found: list[Modifiers] = []
-    faults: list[str] = []
-    for start in tqdm(range(0, len(captions), CHUNK), desc="taking captions apart", delay=10):
-        asked = list(captions[start : start + CHUNK])
-        read, failed = _ask(asked, language_model, seed=0)
-        again, failed = _ask([caption for caption, _ in failed], language_model, seed=1)
-        found += [answer for _, answer in sorted([*read, *again], key=lambda pair: asked.index(pair[0]))]
-        faults += [f"caption {caption.id}: {fault}" for caption, fault in failed]
+    different = list({caption.caption: caption for caption in captions}.values())
+    digest = content_id(*(caption.caption for caption in different))
+    kept = scratch / f"modifiers-{digest}.jsonl" if scratch is not None else None
+    answers = _kept(kept) if kept is not None else {}
+    if answers:
+        logger.info("%d captions were taken apart before; remove %s to ask again", len(answers), kept)
+    for start in tqdm(range(len(answers), len(different), CHUNK), desc="taking captions apart", delay=10):
+        asked = different[start : start + CHUNK]
+        read = _ask(asked, language_model, seed=0)
+        read |= _ask([caption for caption in asked if "fault" in read[caption.caption]], language_model, seed=1)
+        answers |= read
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with kept.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps([caption.caption, read[caption.caption]]) + "\n" for caption in asked)
+    found = []
+    faults = []
+    for caption in captions:
+        answer = answers[caption.caption]
+        if "fault" in answer:
+            faults.append(f"caption {caption.id}: {answer['fault']}")
+        else:
+            found.append(Modifiers(caption.id, **{kind: tuple(answer[kind]) for kind in KINDS}))
     _report(faults, len(found), None)
     return found, faults
 
 
-def _ask(
-    captions: Sequence[Caption], language_model: LanguageModel, seed: int
-) -> tuple[list[tuple[Caption, Modifiers]], list[tuple[Caption, str]]]:
+def _kept(path: Path) -> dict[str, dict[str, Any]]:
+    """Answers that were written down by a killed call, in the order of the captions; a torn line is cut off."""
+    if not path.exists():
+        return {}
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    lines = whole.splitlines(keepends=True)[: len(whole.splitlines()) // CHUNK * CHUNK]
+    path.write_bytes(b"".join(lines))
+    return dict(json.loads(line) for line in lines)
+
+
+def _ask(captions: Sequence[Caption], language_model: LanguageModel, seed: int) -> dict[str, dict[str, Any]]:
+    """What each caption names, or why its answer cannot be read, by the caption's text."""
     if not captions:
-        return [], []
+        return {}
     answers = language_model.complete([templates.extract(caption.caption) for caption in captions], seed=seed)
-    read, failed = [], []
+    read: dict[str, dict[str, Any]] = {}
     for caption, answer in zip(captions, answers, strict=True):
         try:
-            read.append((caption, parse_answer(answer, caption.id)))
+            read[caption.caption] = asdict(parse_answer(answer, caption.id))
         except ValueError as error:
-            failed.append((caption, str(error)))
-    return read, failed
+            read[caption.caption] = {"fault": str(error)}
+    return read
 
 
 def parse_answer(answer: str, caption_id: str) -> Modifiers:
-    """Read the JSON object of an answer, be it fenced, in prose, with a comma too many or a list written as text.
+    """Read the first JSON object of an answer that names a scene.
+
+    It may be fenced, in prose, written with single quotes or with a comma too many, and its lists may be texts.
 
     Raises:
         ValueError: if there is no object, or one of its values is no list of phrases, or it names no scene.
     """
-    match = re.search(r"\{.*\}", answer, re.DOTALL)
-    if not match:
-        raise ValueError(f"no JSON object in {answer[:60]!r}")
-    try:
-        values = json.loads(re.sub(r",(\s*[\]}])", r"\1", match.group()))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"unreadable JSON ({error}) in {answer[:60]!r}") from error
-    lists = {kind: _phrases(_listed(values.get(kind, [])), kind) for kind in KINDS}
+    fault = f"no JSON object in {answer[:60]!r}"
+    for start in re.finditer(r"\{", answer):
+        try:
+            lists = _lists(answer[start.start() :])
+        except ValueError as error:
+            fault = f"{error} in {answer[:60]!r}"
+        else:
+            return Modifiers(caption_id, **lists)
+    raise ValueError(fault)
+
+
+def _lists(text: str) -> dict[str, tuple[str, ...]]:
+    """The phrases of each kind in the object that a text starts with."""
+    values = _object(text)
+    if values is None:
+        raise ValueError("unreadable JSON")
+    values = {str(key).strip().casefold(): value for key, value in values.items()}
+    lists = {kind: _phrases(_listed(values.get(kind) or []), kind) for kind in KINDS}
+    lists = {kind: tuple(phrase for phrase in lists[kind] if phrase not in NOTHING) for kind in KINDS}
     if not lists["scene"]:
-        raise ValueError(f"no scene in {answer[:60]!r}")
-    return Modifiers(caption_id, **lists)
+        raise ValueError("no scene")
+    return lists
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    decoder = json.JSONDecoder()
+    for candidate in (text, re.sub(r",(\s*[\]}])", r"\1", text)):
+        try:
+            return dict(decoder.raw_decode(candidate)[0])
+        except (json.JSONDecodeError, RecursionError):
+            continue
+    try:
+        value = ast.literal_eval(text[: text.rindex("}") + 1])  # a Python dictionary
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _listed(value: object) -> object:
@@ -160,7 +254,7 @@ def _listed(value: object) -> object:
     if value.strip().startswith("["):
         try:
             return ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
             return value
     return [value]
 

@@ -68,10 +68,10 @@ def test_the_second_example_extends_the_first(command: Command, tmp_path: Path) 
         csv.writer(file).writerows(rows)
     command("graph", "--captions", both, "--output", "both")
     extended, together = (RelationGraph.open(tmp_path / name) for name in ("extended", "both"))
-    assert extended.nodes == together.nodes
-    assert (extended.edges == together.edges).all()
+    assert extended.nodes.equals(together.nodes)
+    assert extended.edges.equals(together.edges)
     np.testing.assert_allclose(extended.embeddings, together.embeddings, atol=2e-3)
-    assert all(normalise(phrase) == phrase for _, phrase in extended.nodes)
+    assert all(normalise(phrase) == phrase for phrase in extended.nodes["phrase"].to_pylist())
 
 
 def test_the_physics_examples_go_through_a_round(command: Command, tmp_path: Path, wan: Path) -> None:
