@@ -138,12 +138,17 @@ toy-gap: $(INSTALLED) ## How much better the toy generator draws its own caption
 
 # ---- checks
 
-.PHONY: test test-all lint format typecheck clean
+BENCHMARKS := $(filter-out %/bench_toy_generator.py,$(wildcard tests/benchmarks/bench_*.py))
+
+.PHONY: test test-all bench lint format typecheck clean
 test: $(INSTALLED) ## The test suite
 	$(PYTHON) -m pytest
 
 test-all: $(INSTALLED) ## The test suite with the slow tests
 	$(PYTHON) -m pytest -m "not gpu and not bench"
+
+bench: $(INSTALLED) ## The benchmarks: what the README's figures of time and memory were measured with
+	$(PYTHON) -m pytest -m bench $(BENCHMARKS)
 
 lint: $(INSTALLED) ## ruff: rules and format
 	$(PYTHON) -m ruff check .
