@@ -53,7 +53,7 @@ for _ in range(5):
     seconds.append(time.perf_counter() - start)
     processor.append(time.process_time() - used)
 assert all(len(modifiers) == 5 for modifiers in found)
-memory = psutil.Process().memory_full_info()
+memory = psutil.Process().memory_info()
 table = Table("measured", "value")
 table.add_row("phrases, edges", f"{len(graph.nodes):,}, {len(graph.edges):,}")
 table.add_row("scenes, all of them compared", f"{graph.num_scenes:,}")
@@ -63,7 +63,6 @@ table.add_row(f"first batch of {len(prompts)} prompts, s", f"{seconds[0]:.2f}")
 table.add_row("median of five batches, s", f"{sorted(seconds)[2]:.2f}")
 table.add_row("the same in processor time, s", f"{sorted(processor)[2]:.2f}")
 table.add_row("resident at the end, GiB", f"{memory.rss / 2**30:.2f}")
-table.add_row("of that not shared with the files, GiB", f"{memory.uss / 2**30:.2f}")
 Console(width=100).print(table)
 """
 
