@@ -19,7 +19,7 @@ SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 
 log = logging.getLogger(__name__)
 
-Example = dict[str, list[int]]
+Example = dict[str, Any]  # token ids and what else a record becomes
 
 
 class JSONLDataModule(LightningDataModule, ABC):

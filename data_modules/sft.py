@@ -1,59 +1,110 @@
-"""Prompt-completion pairs for supervised fine-tuning. B examples, T tokens."""
+"""Prompt-completion pairs for supervised fine-tuning. B rows, T tokens."""
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from data_modules.base import Example, JSONLDataModule
-from data_modules.records import Rewrite
+from data_modules.records import Messages, Rewrite
 
 
-class SFTDataModule(JSONLDataModule):
-    """Conversations rendered by the tokenizer's chat template; only the completion is learned.
-
-    A batch holds ``input_ids``, ``attention_mask`` and ``completion_mask``, each ``(B, T)``, padded on the right.
+class ChatDataModule(JSONLDataModule):
+    """Conversations rendered by the tokenizer's chat template.
 
     Args:
         **kwargs: see :class:`~data_modules.base.JSONLDataModule`.
     """
 
-    record: ClassVar[type[Rewrite]] = Rewrite
-
-    def encode(self, record: Rewrite) -> Example:
-        """Tokenise the prompt as it is tokenised at inference, then the completion, and join them.
+    def tokenise(self, record_id: str, prompt: Messages, answer: Messages) -> tuple[list[int], list[int]]:
+        """Tokenise the prompt as it is tokenised at inference, and the answer with its end.
 
         Raises:
             ValueError: if the record is empty, or the chat template would teach what inference does not ask.
         """
-        if not record.prompt or not record.completion:
-            raise ValueError(f"record {record.id} has an empty prompt or completion; write it again with messages.")
-        prompt = self.tokenizer.apply_chat_template(record.prompt, tokenize=False, add_generation_prompt=True)
-        whole = self.tokenizer.apply_chat_template([*record.prompt, *record.completion], tokenize=False)
-        if not whole.startswith(prompt):
+        if not prompt or not answer:
+            raise ValueError(f"record {record_id} has an empty prompt or completion; write it again with messages.")
+        asked = self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        whole = self.tokenizer.apply_chat_template([*prompt, *answer], tokenize=False)
+        if not whole.startswith(asked):
             raise ValueError(
-                f"the chat template of {self.pretrained} changes the prompt of record {record.id} once it is answered, "
+                f"the chat template of {self.pretrained} changes the prompt of record {record_id} once it is answered, "
                 "so what is trained would not be what is asked; use a template that only appends."
             )
-        prompt_ids = self.tokenizer(prompt, add_special_tokens=False).input_ids
-        completion_ids = self.tokenizer(whole.removeprefix(prompt), add_special_tokens=False).input_ids
-        if self.tokenizer.eos_token_id not in completion_ids:
+        prompt_ids = self.tokenizer(asked, add_special_tokens=False).input_ids
+        answer_ids = self.tokenizer(whole.removeprefix(asked), add_special_tokens=False).input_ids
+        if self.tokenizer.eos_token_id not in answer_ids:
             raise ValueError(
                 f"the chat template of {self.pretrained} does not end an answer with its end token "
                 f"{self.tokenizer.eos_token!r}, so generation would never stop; set the tokenizer's eos_token to it."
             )
-        return {
-            "input_ids": [*prompt_ids, *completion_ids],
-            "completion_mask": [0] * len(prompt_ids) + [1] * len(completion_ids),
-        }
+        return prompt_ids, answer_ids
+
+
+class SFTDataModule(ChatDataModule):
+    """Conversations of which only the completion is learned.
+
+    A batch holds ``input_ids`` and ``completion_mask``, ``(B, T)``, padded on the right, and either, without packing,
+    ``attention_mask``, or ``position_ids``. With packing a row holds several examples, whose positions start again at
+    0, by which the network's attention keeps them apart. The examples of a batch, and so what is learned from it, are
+    the same with and without.
+
+    Args:
+        packing: share rows of up to ``max_length`` tokens among the examples of a batch, instead of one row each.
+        **kwargs: see :class:`~data_modules.base.JSONLDataModule`.
+    """
+
+    record: ClassVar[type[Rewrite]] = Rewrite
+
+    def __init__(self, packing: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.packing = packing
+
+    def encode(self, record: Rewrite) -> Example:
+        """Tokenise the prompt, then the completion, and join them."""
+        prompt, completion = self.tokenise(record.id, record.prompt, record.completion)
+        return {"input_ids": [*prompt, *completion], "completion_mask": [0] * len(prompt) + [1] * len(completion)}
 
     def collate(self, examples: list[Example]) -> dict[str, Tensor]:
-        """Pad on the right, to the longest of the batch."""
-        ids = [torch.tensor(example["input_ids"]) for example in examples]
-        masks = [torch.tensor(example["completion_mask"]) for example in examples]
-        return {
-            "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.tokenizer.pad_token_id),
-            "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
-            "completion_mask": pad_sequence(masks, batch_first=True),
+        """Lay the examples out in rows and pad those to the longest."""
+        lengths = [len(example["input_ids"]) for example in examples]
+        rows = pack(lengths, self.max_length) if self.packing else [[index] for index in range(len(examples))]
+        pads = {"input_ids": self.tokenizer.pad_token_id}
+        batch = {
+            name: pad_sequence(
+                [torch.tensor([value for index in row for value in examples[index][name]]) for row in rows],
+                batch_first=True,
+                padding_value=pads.get(name, 0),
+            )
+            for name in ("input_ids", "completion_mask")
         }
+        if not self.packing:
+            return {**batch, "attention_mask": pad_sequence([torch.ones(n) for n in lengths], batch_first=True).long()}
+        positions = [torch.cat([torch.arange(lengths[index]) for index in row]) for row in rows]
+        # Padding has position 0 throughout: each such token is a sequence of its own, and nothing sees it.
+        return {**batch, "position_ids": pad_sequence(positions, batch_first=True)}
+
+
+def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Distribute examples over as few rows as hold them, evenly: longest first, each into the emptiest row.
+
+    Args:
+        lengths: tokens of each example, none above ``capacity``.
+        capacity: most tokens of a row.
+
+    Returns:
+        Indices of examples by row.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    for num_rows in range(-(-sum(lengths) // capacity), len(lengths) + 1):
+        rows: list[list[int]] = [[] for _ in range(num_rows)]
+        loads = [0] * num_rows
+        for index in order:
+            emptiest = loads.index(min(loads))
+            rows[emptiest].append(index)
+            loads[emptiest] += lengths[index]
+        if max(loads) <= capacity:
+            return rows
+    raise AssertionError(f"an example is longer than {capacity}")

@@ -137,7 +137,7 @@ class LoRAModule(TrainingModule):
             return
         model = self.load_backbone()
         if self.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
         if self.lora is not None:
             model = get_peft_model(model, self.lora.to_peft(self.task_type))
         self.model = model.train()  # from_pretrained returns eval mode and Lightning keeps it

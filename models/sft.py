@@ -1,15 +1,17 @@
 """Supervised fine-tuning of a rewriter: the stage-1 refactorer and stage-3 tuning."""
 
+import inspect
 from pathlib import Path
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from peft import AutoPeftModelForCausalLM, PeftModel, TaskType
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from models.base import Batch, LoRAModule
-from models.functional import sequence_log_probs, token_accuracy
+from models.functional import LinearLogProbs, token_log_probs
 
 PROBE = "a yellow bird on a lake at night"
 
@@ -26,17 +28,49 @@ class SFTModule(LoRAModule):
 
     def load_backbone(self) -> PreTrainedModel:
         """Load the language model in the trainer's precision, whatever precision its file has."""
-        return AutoModelForCausalLM.from_pretrained(self.pretrained, dtype=torch.get_default_dtype())
+        model = AutoModelForCausalLM.from_pretrained(self.pretrained, dtype=torch.get_default_dtype())
+        self.plain_head = has_plain_head(model)
+        self.separates = separates_packed(model)
+        return model
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Score ``input_ids`` ``(B, T)`` where ``completion_mask`` ``(B, T)`` is 1."""
+        log_probs, is_best = self.score(batch)
+        return {"loss": -log_probs.mean(), "token_accuracy": is_best.float().mean()}
+
+    def score(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Score the completion tokens of a batch, in row order; each is predicted at the position before its own.
+
+        The head, whose logits are the widest thing in a step, works on those positions alone.
+
+        Args:
+            batch: ``input_ids`` and ``completion_mask``, ``(B, T)``, with ``attention_mask``, ``(B, T)`` or
+                ``(B, 1, T, T)``, or without it and with ``position_ids``, ``(B, T)``, that start again where another
+                sequence does.
+
+        Returns:
+            See :func:`~models.functional.token_log_probs`.
+
+        Raises:
+            ValueError: if the batch is packed and the network would not keep its sequences apart.
+        """
         assert self.model is not None
-        logits = self.model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        scored = logits, batch["input_ids"], batch["completion_mask"]
-        return {
-            "loss": -sequence_log_probs(*scored).sum() / batch["completion_mask"][:, 1:].sum(),
-            "token_accuracy": token_accuracy(*scored),
-        }
+        if "attention_mask" not in batch and not self.separates:
+            raise ValueError(
+                f"{self.pretrained} does not keep the examples of a packed row apart; set data.init_args.packing to "
+                "false."
+            )
+        model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
+        scored = batch["completion_mask"][:, 1:].bool()
+        targets = batch["input_ids"][:, 1:][scored]
+        if not self.plain_head:
+            return token_log_probs(model(**inputs, use_cache=False).logits[:, :-1][scored], targets)
+        hidden = model.base_model(**inputs, use_cache=False).last_hidden_state[:, :-1][scored]
+        head = model.get_output_embeddings()
+        if type(head) is not nn.Linear or head.weight.requires_grad:
+            return token_log_probs(head(hidden), targets)
+        return LinearLogProbs.apply(hidden, head.weight, targets)
 
     def export(self, output_dir: Path, merge: bool) -> None:
         """Write the rewriter, then load it again and compare.
@@ -53,6 +87,29 @@ class SFTModule(LoRAModule):
         loader = AutoModelForCausalLM if merge or not isinstance(self.model, PeftModel) else AutoPeftModelForCausalLM
         written = loader.from_pretrained(output_dir, dtype=self.model.dtype)
         require_equal_answers(expected, answer(written, tokenizer), output_dir)
+
+
+@torch.no_grad()
+def has_plain_head(model: PreTrainedModel) -> bool:
+    """Whether logits are the last hidden state times the head's weights, as in Llama and Qwen, and nothing more.
+
+    Gemma 2 caps its logits and Cohere scales them, to name two that do more.
+    """
+    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    hidden = model.base_model(token, use_cache=False).last_hidden_state
+    return torch.equal(model(token, use_cache=False).logits, F.linear(hidden, model.get_output_embeddings().weight))
+
+
+@torch.no_grad()
+def separates_packed(model: PreTrainedModel) -> bool:
+    """Whether positions that start again within a row are taken for another sequence, as in all but recurrent ones."""
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return False
+    ids, positions = (torch.tensor([row], device=model.device) for row in ([0, 1, 2, 1, 2], [0, 1, 2, 0, 1]))
+    alone = model(ids[:, 3:], position_ids=positions[:, 3:], use_cache=False).logits
+    packed = model(ids, position_ids=positions, use_cache=False).logits[:, 3:]
+    tolerance = max(1e-3, 4 * torch.finfo(alone.dtype).eps) * float(alone.abs().max())
+    return bool((alone - packed).abs().max() <= tolerance)
 
 
 @torch.no_grad()

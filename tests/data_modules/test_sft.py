@@ -1,19 +1,23 @@
 """Records to batches."""
 
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from data_modules import SFTDataModule
 from data_modules.records import Rewrite, write_records
+from data_modules.sft import pack
 
 
 @pytest.fixture
 def data(tiny_lm: Path, rewrites: Path) -> SFTDataModule:
-    module = SFTDataModule(pretrained=str(tiny_lm), root=rewrites, batch_size=4)
+    module = SFTDataModule(pretrained=str(tiny_lm), root=rewrites, batch_size=4, packing=False)
     module.setup("fit")
     return module
 
@@ -45,6 +49,31 @@ def test_batches_are_padded_on_the_right(data: SFTDataModule) -> None:
     assert set(batch["input_ids"][0, length:].tolist()) == {data.tokenizer.pad_token_id}
     assert batch["attention_mask"].sum(1).tolist() == [length, len(long["input_ids"])]
     assert batch["completion_mask"][0, length:].sum() == 0
+
+
+def test_packed_rows_hold_every_example_once_each_from_position_0(data: SFTDataModule) -> None:
+    data.packing, data.max_length = True, 150
+    examples = data.examples["train"][:6]
+    batch = data.collate(examples)
+    assert batch["input_ids"].shape[0] < 6
+    assert batch["input_ids"].shape[1] <= 150
+    found = []
+    for ids, mask, positions in zip(batch["input_ids"], batch["completion_mask"], batch["position_ids"], strict=True):
+        starts = [*(positions == 0).nonzero().flatten().tolist(), len(ids)]
+        for start, end in pairwise(starts):
+            if mask[start:end].any():
+                found.append((ids[start:end].tolist(), mask[start:end].tolist()))
+                assert positions[start:end].tolist() == list(range(end - start))
+            else:
+                assert ids[start:end].tolist() == [data.tokenizer.pad_token_id]  # padding is alone
+    assert sorted(found) == sorted((e["input_ids"], e["completion_mask"]) for e in examples)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(50, 120))
+def test_packing_loses_nothing_and_overfills_no_row(lengths: list[int], capacity: int) -> None:
+    rows = pack(lengths, capacity)
+    assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
+    assert all(0 < sum(lengths[index] for index in row) <= capacity for row in rows)
 
 
 def test_validation_is_in_file_order(data: SFTDataModule) -> None:
