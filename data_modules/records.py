@@ -46,6 +46,49 @@ class Rewrite:
 
 
 @dataclass(frozen=True)
+class Preference:
+    """A DPO example in TRL's conversational preference format.
+
+    Args:
+        id: hash of the content.
+        prompt: what is asked.
+        chosen: the better answer.
+        rejected: the worse one.
+        margin: by how much the chosen answer's score is higher, mean over metrics and seeds; ``None`` where the
+            rejected one was refused for its words and never rendered.
+        kind: ``video`` where videos decided, ``text`` where the intent gate did.
+    """
+
+    id: str
+    prompt: Messages
+    chosen: Messages
+    rejected: Messages
+    margin: float | None
+    kind: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Why a mined record is what it is.
+
+    Args:
+        id: the record's.
+        prompt_id: the search it was mined from.
+        texts: the texts compared, by role (``raw``, ``champion``, ``chosen``, ``rejected``).
+        origins: where each text came from.
+        seeds: of the videos.
+        scores: per role and metric one score per seed; nothing for a text that was not rendered.
+    """
+
+    id: str
+    prompt_id: str
+    texts: dict[str, str]
+    origins: dict[str, str]
+    seeds: list[int]
+    scores: dict[str, dict[str, list[float]]]
+
+
+@dataclass(frozen=True)
 class Result:
     """One rendered and judged answer of one method to one prompt."""
 
@@ -58,8 +101,8 @@ class Result:
     scores: dict[str, float]
 
 
-Record = TypeVar("Record", Caption, Prompt, Rewrite, Result)
-Identified = TypeVar("Identified", Caption, Prompt, Rewrite)
+Record = TypeVar("Record", Caption, Prompt, Rewrite, Preference, Evidence, Result)
+Identified = TypeVar("Identified", Caption, Prompt, Rewrite, Preference)
 
 
 def content_id(*parts: str) -> str:

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from wandb.proto import wandb_internal_pb2
 
-from data_modules.records import Rewrite, content_id, write_records
+from data_modules.records import Preference, Rewrite, content_id, write_records
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -112,6 +112,27 @@ def rewrites(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train = [record for record in REWRITES if record not in (*val, *test)]
     for split, rows in {"train": train, "val": val, "test": test}.items():
         write_records(root / f"{split}.jsonl", rows)
+    return root
+
+
+@pytest.fixture(scope="session")
+def preferences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of 18 training and 6 validation pairs; the rejected answer says less, and not always in fewer words."""
+    root = tmp_path_factory.mktemp("preferences")
+    pairs = [
+        Preference(
+            id=record.id,
+            prompt=record.prompt,
+            chosen=record.completion,
+            rejected=[{"role": "assistant", "content": "a thing " + "is there " * (index % 4 + 1)}],
+            margin=0.5,
+            kind="video",
+        )
+        for index, record in enumerate(REWRITES)
+    ]
+    val = pairs[1::4]
+    write_records(root / "train.jsonl", [pair for pair in pairs if pair not in val])
+    write_records(root / "val.jsonl", val)
     return root
 
 
