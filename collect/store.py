@@ -381,6 +381,24 @@ def read_trajectories(folder: Path) -> tuple[list[Trajectory], dict[str, Any]]:
     return searches, made["settings"]
 
 
+def read_seed_scores(folder: Path) -> dict[tuple[str, str], dict[int, dict[str, float]]]:
+    """Read what was scored video by video, from a store that :func:`read_trajectories` accepts.
+
+    Returns:
+        For prompt id and text, the scores of each seed as ``verifier/metric``.
+    """
+    query = (
+        "SELECT prompt_id, prompt, seed, verifier, scores FROM verdicts JOIN renders ON renders.id = render_id "
+        "ORDER BY prompt_id, prompt, seed, verifier"
+    )
+    scores: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
+    with contextlib.closing(sqlite3.connect(folder / DATABASE, timeout=BUSY_TIMEOUT)) as database:
+        for prompt_id, text, seed, verifier, values in database.execute(query):
+            of_seed = scores.setdefault((prompt_id, text), {}).setdefault(seed, {})
+            of_seed.update({f"{verifier}/{metric}": value for metric, value in json.loads(values).items()})
+    return scores
+
+
 def _meta(database: sqlite3.Connection) -> dict[str, Any] | None:
     if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
         return None
