@@ -43,15 +43,16 @@ install: $(INSTALLED) ## Make .venv with the pinned versions (does nothing when 
 
 # ---- the pipeline: stages meet on disk, a finished stage is not run twice
 
-.PHONY: train data graph pairs rewriter collect mine sft evaluate
+.PHONY: train data graph pairs rewriter collect mine sft dpo evaluate
 train: $(STAGE) ## All three stages on the toy world, with a closing table (STAGE=sft runs up to that stage)
 data: $(OUT)/data/captions.jsonl ## The toy world's captions and prompts
 graph: $(OUT)/stage1_graph/meta.json ## Stage 1: relation graph of the captions
 pairs: $(OUT)/stage1_pairs/train.jsonl ## Stage 1: deformed-caption to caption pairs
 rewriter: $(OUT)/stage1_rewriter/hf/config.json ## Stage 1: train and export the rewriter
 collect: $(OUT)/stage2_collect/done.json ## Stage 2: generate, judge, rewrite; resumes where it stopped
-mine: $(OUT)/stage2_mine/train.jsonl ## Stage 2: mine training records from the trajectories
+mine: $(OUT)/stage2_mine/sft/train.jsonl ## Stage 2: mine training records and preference pairs from the trajectories
 sft: $(OUT)/stage3_sft/hf/config.json ## Stage 3: tune and export the rewriter
+dpo: $(OUT)/stage3_dpo/hf/config.json ## Stage 3: tune it on preference pairs, and export
 evaluate: $(OUT)/evaluate/summary.json ## Compare raw, direct, stage 1, SSPO and tuned on held-out prompts
 
 $(OUT)/data/captions.jsonl: | $(INSTALLED)
@@ -71,12 +72,16 @@ $(OUT)/stage2_collect/done.json: $(CONFIGS)/stage2_collect.yaml $(OUT)/stage1_re
 	$(call set_aside,$(@D),$(OUT)/stage1_rewriter/hf/config.json)
 	$(COLLECT) run --config $<
 
-$(OUT)/stage2_mine/train.jsonl: $(CONFIGS)/stage2_mine.yaml $(OUT)/stage2_collect/done.json
+$(OUT)/stage2_mine/sft/train.jsonl: $(CONFIGS)/stage2_mine.yaml $(OUT)/stage2_collect/done.json
 	$(COLLECT) mine --config $<
 
-$(OUT)/stage3_sft/hf/config.json: $(CONFIGS)/stage3_sft.yaml $(OUT)/stage2_mine/train.jsonl
-	$(TRAINER) fit --config $< $(call resume,$(OUT)/stage3_sft,$(OUT)/stage2_mine/train.jsonl) $(ARGS)
+$(OUT)/stage3_sft/hf/config.json: $(CONFIGS)/stage3_sft.yaml $(OUT)/stage2_mine/sft/train.jsonl
+	$(TRAINER) fit --config $< $(call resume,$(OUT)/stage3_sft,$(OUT)/stage2_mine/sft/train.jsonl) $(ARGS)
 	$(TRAINER) export --config $< --ckpt_path $(OUT)/stage3_sft/checkpoints/best.ckpt --output_dir $(@D)
+
+$(OUT)/stage3_dpo/hf/config.json: $(CONFIGS)/stage3_dpo.yaml $(OUT)/stage3_sft/hf/config.json
+	$(TRAINER) fit --config $< $(call resume,$(OUT)/stage3_dpo,$(OUT)/stage3_sft/hf/config.json) $(ARGS)
+	$(TRAINER) export --config $< --ckpt_path $(OUT)/stage3_dpo/checkpoints/best.ckpt --output_dir $(@D)
 
 $(OUT)/evaluate/summary.json: $(CONFIGS)/evaluate.yaml $(OUT)/stage3_sft/hf/config.json
 	$(call set_aside,$(@D),$(OUT)/stage3_sft/hf/config.json)

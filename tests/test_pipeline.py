@@ -32,9 +32,11 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         write(OUT / "data", num_captions=40, num_train_prompts=12, num_val_prompts=2, num_test_prompts=4)
         use(patch, "pairs", "stage1_pairs")
         fit_and_export(patch, "stage1_rewriter", steps=20)
-        use(patch, "run", "stage2_collect", "--limit=12", "--rounds=1", "--num_seeds=1")
-        use(patch, "mine", "stage2_mine")
+        use(patch, "run", "stage2_collect", "--limit=12", "--rounds=1", "--num_seeds=2")
+        lenient = ["--preference.min_gap_deviations=0", "--preference.min_gap_errors=0"]
+        use(patch, "mine", "stage2_mine", *lenient, "--preference.max_length_ratio=4", "--rewriter=null")
         fit_and_export(patch, "stage3_sft", steps=4)
+        fit_and_export(patch, "stage3_dpo", steps=4)
         small = ["--limit=4", "--num_seeds=1", "--search.rounds=1", "--search.num_seeds=1"]
         use(patch, "evaluate", "evaluate", *small)
         yield home / OUT
@@ -63,9 +65,9 @@ def fit_and_export(patch: pytest.MonkeyPatch, stage: str, steps: int) -> None:
     train.cli.main(["export", config, f"--ckpt_path={best}", f"--output_dir={OUT / stage / 'hf'}"])
 
 
-def test_both_rewriters_load_in_transformers_and_answer(toy_run: Path) -> None:
-    record = read_records(toy_run / "stage2_mine/train.jsonl", Rewrite)[0]
-    for stage in ("stage1_rewriter", "stage3_sft"):
+def test_every_rewriter_loads_in_transformers_and_answers(toy_run: Path) -> None:
+    record = read_records(toy_run / "stage2_mine/sft/train.jsonl", Rewrite)[0]
+    for stage in ("stage1_rewriter", "stage3_sft", "stage3_dpo"):
         rewriter = pipeline("text-generation", str(toy_run / stage / "hf"), dtype=torch.float32)
         answer = rewriter(record.prompt, max_new_tokens=48, do_sample=False)[0]["generated_text"][-1]
         assert answer["role"] == "assistant"
@@ -93,8 +95,9 @@ def test_every_method_is_scored_on_every_held_out_prompt(toy_run: Path) -> None:
         ("stage1_pairs", {"pairs/kept"}),
         ("stage1_rewriter", {"train/loss", "val/loss", "lr-AdamW"}),
         ("stage2_collect", {"collect/score", "collect/raw_score", "collect/videos"}),
-        ("stage2_mine", {"mine/prompts", "mine/improved", "mine/kept"}),
+        ("stage2_mine", {"mine/sft/improved", "mine/sft/kept", "mine/preference/clear", "mine/preference/kept"}),
         ("stage3_sft", {"train/loss", "val/loss", "lr-AdamW"}),
+        ("stage3_dpo", {"train/loss", "train/rewards/margins", "val/loss", "val/rewards/accuracies"}),
         ("evaluate", {"eval/raw/score", "eval/tuned/score", "eval/tuned/intent_kept"}),
     ],
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data_modules import JSONLDataModule
-from data_modules.records import Message, read_records
+from data_modules.records import Message, Messages, Preference, Rewrite, read_records
 from models import LoRAModule
 
 CARD = """---
@@ -62,9 +62,14 @@ def write_card(
         data=data.path("train"),
         weights=f"weights after {checkpoint['global_step']} optimiser steps" if checkpoint else "initial weights",
         output_dir=output_dir,
-        example=_quoted([*records[0].prompt, *records[0].completion]),
+        example=_quoted([*records[0].prompt, *_answer(records[0])]),
     )
     (directory / "README.md").write_text(card, encoding="utf-8")
+
+
+def _answer(record: Rewrite | Preference) -> Messages:
+    """What a record teaches to say."""
+    return record.chosen if isinstance(record, Preference) else record.completion
 
 
 def _quoted(messages: Sequence[Message]) -> str:
