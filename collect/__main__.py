@@ -19,7 +19,7 @@ from collect.run import run
 
 VERBS: dict[str, Any] = {"graph": graph, "pairs": pairs, "run": run, "mine": mine, "evaluate": evaluate}
 
-BACKENDS = ("generator", "verifiers", "rewriter", "proposer")
+BACKENDS = ("generator", "verifiers", "rewriter", "proposer", "gate")
 
 
 class Parser(ArgumentParser):

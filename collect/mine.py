@@ -46,6 +46,7 @@ def mine(
     val_share: float = 0.1,
     preference: PairRule | None = DEFAULT_RULE,
     rewriter: LanguageModel | None = None,
+    backends: dict[str, Any] | None = None,
     logger: WandbLogger | None = None,
 ) -> None:
     """Turn finished searches into examples to tune a rewriter on.
@@ -66,6 +67,7 @@ def mine(
         preference: what a pair takes; ``null`` mines none.
         rewriter: a sampling language model, asked for further rewrites; those that the gate refuses are set against
             the best ones. Without it only candidates of the searches are.
+        backends: what gate and rewriter are, written beside the records; the command line fills it in.
         logger: a W&B run to log to.
     """
     for name, share in (("raw_share", raw_share), ("val_share", val_share)):
@@ -116,6 +118,7 @@ def mine(
     provenance = {
         "trajectories": str(trajectories),
         "settings": settings,
+        "backends": backends,
         "metrics": metrics,
         "metric": metric,
         "task_metric": task_metric,
