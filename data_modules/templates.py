@@ -113,3 +113,49 @@ def critique(
         current_prompt=current,
         critique=critique,
     )
+
+
+def judge(raw: Prompt, questions: Sequence[str]) -> Messages:
+    """Ask a vision-language model about a video that is shown with this turn.
+
+    Args:
+        raw: what the user asked for.
+        questions: to be answered with yes or no.
+    """
+    rule = {} if raw.task is None else {"rule": raw.task}
+    return _ask(
+        "This video was made for the request below. Watch it and answer with one JSON object only, of three keys. "
+        '"answers": a list of "yes" or "no", one for each question, in order. '
+        '"score": a whole number from 1 (bad) to 5 (perfect) for how well the video shows the request and how real '
+        'it looks. "critique": in one or two sentences, what the video shows wrongly or not at all.',
+        request=raw.prompt,
+        **rule,
+        questions=" ".join(f"({number}) {question}" for number, question in enumerate(questions, 1)),
+    )
+
+
+def judge_again(conversation: Messages, answer: str, fault: str) -> Messages:
+    """Ask once more after an answer to :func:`judge` that can't be used.
+
+    Args:
+        conversation: that was answered.
+        answer: as it was given.
+        fault: what is wrong with it.
+    """
+    complaint = f"That can't be used: {fault}. Answer the request above with the one JSON object only."
+    return [*conversation, {"role": "assistant", "content": answer}, {"role": "user", "content": complaint}]
+
+
+def law_of_motion(task: str, motion: str) -> Messages:
+    """Ask whether a video's motion obeys a physical rule.
+
+    Args:
+        task: the rule.
+        motion: what was measured in the video, in words.
+    """
+    return _ask(
+        "A video must obey the rule. Its motion was measured. Say in one or two sentences whether the motion obeys the "
+        "rule and, if it does not, how it should move instead.",
+        rule=task,
+        measured_motion=motion,
+    )

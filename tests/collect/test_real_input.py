@@ -115,7 +115,7 @@ def test_the_physics_examples_go_through_a_round(command: Command, tmp_path: Pat
     searches, _ = read_trajectories(tmp_path / "collected")
     assert [search.prompt for search in searches] == asked
     for search in searches:
-        assert search.raw.assessment.observations.keys() == {"flow/movement", "flow/smoothness"}
+        assert search.raw.assessment.observations.keys() == {"flow/continuity", "flow/movement", "flow/smoothness"}
         assert search.raw.assessment.critique
     videos = sorted((tmp_path / "collected" / "videos").glob("*.mp4"))
     assert len(videos) >= 9

@@ -57,7 +57,7 @@ def test_real_pipelines_run_through_the_loop_and_resume_without_rendering(
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out/videos").iterdir()} == before
     searches, _ = read_trajectories(tmp_path / "out")
     assert all(s.champion is s.raw for s in searches)  # flow does not rank
-    assert searches[0].raw.assessment.observations.keys() == {"flow/movement", "flow/smoothness"}
+    assert searches[0].raw.assessment.observations.keys() == {"flow/continuity", "flow/movement", "flow/smoothness"}
 
 
 def test_a_rewriter_that_was_trained_again_is_not_mixed_with_what_the_old_one_wrote(
