@@ -1,4 +1,4 @@
-"""python -m collect {graph,pairs,run,mine,evaluate}: what uses trained models."""
+"""python -m collect {graph,pairs,labels,choice,run,mine,evaluate}: what uses trained models."""
 
 import logging
 import sys
@@ -9,15 +9,25 @@ from jsonargparse import ArgumentParser, Namespace, auto_cli
 from rich.console import Console
 
 from collect.attempts import BackendError
+from collect.discriminator import choice
 from collect.evaluate import evaluate
 from collect.graph import graph
 from collect.identity import identify
+from collect.labels import labels
 from collect.mine import mine
 from collect.pairs import pairs
 from collect.prompts import read_prompts
 from collect.run import run
 
-VERBS: dict[str, Any] = {"graph": graph, "pairs": pairs, "run": run, "mine": mine, "evaluate": evaluate}
+VERBS: dict[str, Any] = {
+    "graph": graph,
+    "pairs": pairs,
+    "labels": labels,
+    "choice": choice,
+    "run": run,
+    "mine": mine,
+    "evaluate": evaluate,
+}
 
 BACKENDS = ("generator", "verifiers", "rewriter", "proposer", "gate")
 
@@ -35,8 +45,9 @@ class Parser(ArgumentParser):
         section = namespace.get(verb)
         if section is None:
             return super().instantiate(namespace, instantiate_groups, **kwargs)
-        if section.get("prompts") is not None:
-            read_prompts(Path(section.prompts), section.get("limit"))
+        for name in ("prompts", "test_prompts"):
+            if section.get(name) is not None:
+                read_prompts(Path(section[name]), section.get("limit"))
         if "backends" not in section:
             return super().instantiate(namespace, instantiate_groups, **kwargs)
         configured = {name: value for name, value in section.as_dict().items() if name in BACKENDS and value}

@@ -46,6 +46,25 @@ class Rewrite:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """A discriminator's example: which of two rewrites of a prompt the video model draws better.
+
+    Args:
+        id: of this order of this pair.
+        prompt_id: of the user's prompt, by which examples are split.
+        prompt: the question, which shows the rewrites as A and B.
+        label: the better one, ``A`` or ``B``.
+        scores: what the videos of each scored, in [0, 1], by the name of what wrote it; A's first.
+    """
+
+    id: str
+    prompt_id: str
+    prompt: Messages
+    label: str
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Preference:
     """A DPO example in TRL's conversational preference format.
 
@@ -101,7 +120,7 @@ class Result:
     scores: dict[str, float]
 
 
-Record = TypeVar("Record", Caption, Prompt, Rewrite, Preference, Evidence, Result)
+Record = TypeVar("Record", Caption, Prompt, Rewrite, Choice, Preference, Evidence, Result)
 Identified = TypeVar("Identified", Caption, Prompt, Rewrite, Preference)
 
 

@@ -11,6 +11,7 @@ from data_modules.records import Messages, Prompt
 
 DeformStyle = Literal["short", "generic", "tags"]
 
+CHOICE_LABELS = ("A", "B")
 MODIFIER_KINDS = ("scene", "subject", "action", "atmosphere")
 
 _DEFORM: dict[str, str] = {
@@ -84,6 +85,27 @@ def refactor(prompt: str, task: str | None = None) -> Messages:
         "Answer with the caption only.",
         **rule,
         prompt=prompt,
+    )
+
+
+def choose(raw: Prompt, first: str, second: str) -> Messages:
+    """Ask which of two rewrites the video model draws better; the answer is one of ``CHOICE_LABELS``.
+
+    What a good rewrite is follows the published instruction (RAPO++, Table 3, https://arxiv.org/abs/2510.20206).
+
+    Args:
+        raw: what the user asks for.
+        first: the rewrite shown as A.
+        second: the rewrite shown as B.
+    """
+    rule = {} if raw.task is None else {"rule": raw.task}
+    return _ask(
+        "Choose the better rewrite of this text-to-video prompt: the one with plain, fitting details that keeps what "
+        "the prompt asks for. Answer with A or B only.",
+        **rule,
+        prompt=raw.prompt,
+        a=first,
+        b=second,
     )
 
 

@@ -1,0 +1,201 @@
+"""Stage 1's choice: asking a trained discriminator which of two rewrites the video model draws better."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch.loggers import WandbLogger
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import bootstrap
+from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
+
+from collect import tracking
+from collect.evaluate import NUM_RESAMPLES
+from collect.language_models import TransformersLM
+from data_modules.records import Choice, Messages, Prompt, read_records
+from data_modules.templates import CHOICE_LABELS, choose
+
+NUM_BINS = 10  # of the calibration error
+
+
+class Discriminator:
+    """A language model that was trained to choose between two rewrites.
+
+    Args:
+        language_model: what ``train export`` wrote of a :class:`~models.DiscriminatorModule`.
+    """
+
+    def __init__(self, language_model: TransformersLM) -> None:
+        self.language_model = language_model
+
+    def choose(self, prompts: Sequence[Prompt], firsts: Sequence[str], seconds: Sequence[str]) -> list[float]:
+        """Probability that the first rewrite of each prompt is the better one.
+
+        The mean over both orders of showing them, so that it does not matter which is called the first.
+
+        Args:
+            prompts: what the users asked for.
+            firsts: a rewrite of each.
+            seconds: another rewrite of each.
+        """
+        triples = list(zip(prompts, firsts, seconds, strict=True))
+        shown = self.first_probabilities([choose(prompt, first, second) for prompt, first, second in triples])
+        swapped = self.first_probabilities([choose(prompt, second, first) for prompt, first, second in triples])
+        return [float(value) for value in (shown + 1 - swapped) / 2]
+
+    def first_probabilities(self, conversations: Sequence[Messages]) -> NDArray[np.float64]:
+        """Probability ``(N,)`` that the answer to each conversation is the label A rather than B."""
+        return np.exp(self.language_model.label_log_probs(conversations, CHOICE_LABELS)[:, 0])
+
+
+@dataclass(frozen=True)
+class Report:
+    """How well a discriminator chooses. Intervals are 95 %, by bootstrap over prompts.
+
+    Args:
+        num_pairs: pairs of rewrites, each asked in both orders.
+        accuracy: share of the pairs whose better rewrite has the higher mean probability over both orders.
+        interval: of the accuracy.
+        majority: share of the pairs that are right for one who knows which kind of rewrite wins more often, between
+            every two kinds, and always chooses that.
+        gain: accuracy less majority.
+        gain_interval: of the gain, paired by prompt.
+        single_accuracy: share of the questions answered rightly, each order for itself.
+        agreement: share of the pairs for which both orders choose the same rewrite.
+        position_bias: mean probability of the label A, which is right in half of the questions, less a half.
+        auroc: area under the receiver operating characteristic, of the mean over both orders.
+        calibration_error: expected calibration error of the mean over both orders, ten bins.
+    """
+
+    num_pairs: int
+    accuracy: float
+    interval: tuple[float, float]
+    majority: float
+    gain: float
+    gain_interval: tuple[float, float]
+    single_accuracy: float
+    agreement: float
+    position_bias: float
+    auroc: float
+    calibration_error: float
+
+
+def choice(choices: Path, output: Path, discriminator: Discriminator, logger: WandbLogger | None = None) -> None:
+    """Measure how often a discriminator chooses the better of two rewrites.
+
+    Args:
+        choices: ``.jsonl`` of choice records that it was not trained on, both orders of each pair.
+        output: file to write the report to, as JSON.
+        discriminator: to measure.
+        logger: a W&B run to log to.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a pair is there in one order only, or there is only one prompt.
+    """
+    records = read_records(choices, Choice)
+    pairs = paired(records, choices)
+    with tracking.start(logger, "choice") as tracked:
+        asked = [record.prompt for pair in pairs for record in pair]
+        report = measure(pairs, discriminator.first_probabilities(asked).reshape(-1, 2))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps({"choices": str(choices), **asdict(report)}, indent=2) + "\n")
+        tracked.log({f"choice/{name}": value for name, value in asdict(report).items() if not isinstance(value, tuple)})
+    show(report)
+
+
+def paired(records: Sequence[Choice], path: Path) -> list[tuple[Choice, Choice]]:
+    """Put the two orders of each pair together, in the order of the file.
+
+    Raises:
+        ValueError: if a pair is there in one order only, or there is only one prompt.
+    """
+    groups: dict[tuple[str, frozenset[str]], list[Choice]] = {}
+    for record in records:
+        groups.setdefault((record.prompt_id, frozenset(record.scores)), []).append(record)
+    for group in groups.values():
+        if [list(record.scores) for record in group] != [list(group[0].scores), list(group[0].scores)[::-1]]:
+            raise ValueError(
+                f"{path} has {len(group)} records of prompt {group[0].prompt_id} with {' and '.join(group[0].scores)}, "
+                "which are not one pair in both orders; write it again with collect labels."
+            )
+    if len({record.prompt_id for record in records}) < 2:
+        raise ValueError(f"{path} holds pairs of one prompt; intervals need at least two.")
+    return [(group[0], group[1]) for group in groups.values()]
+
+
+def measure(pairs: Sequence[tuple[Choice, Choice]], probabilities: NDArray[np.float64]) -> Report:
+    """Compare answers with labels.
+
+    Args:
+        pairs: both orders of each.
+        probabilities: ``(N, 2)``, of the label A in each order.
+    """
+    first_wins = np.array([shown.label == CHOICE_LABELS[0] for shown, _ in pairs])
+    first = (probabilities[:, 0] + 1 - probabilities[:, 1]) / 2
+    right = (first > 0.5) == first_wins
+    wins: dict[frozenset[str], Counter[str]] = {}
+    winners = [max(shown.scores, key=lambda kind: shown.scores[kind]) for shown, _ in pairs]
+    for (shown, _), winner in zip(pairs, winners, strict=True):
+        wins.setdefault(frozenset(shown.scores), Counter())[winner] += 1
+    usual = [wins[frozenset(shown.scores)].most_common(1)[0][0] for shown, _ in pairs]
+    by_kind = np.array([kind == winner for kind, winner in zip(usual, winners, strict=True)])
+    prompts = [shown.prompt_id for shown, _ in pairs]
+    as_tensors = torch.from_numpy(first), torch.from_numpy(first_wins).long()
+    return Report(
+        num_pairs=len(pairs),
+        accuracy=float(right.mean()),
+        interval=clustered(right, prompts),
+        majority=float(by_kind.mean()),
+        gain=float(right.mean() - by_kind.mean()),
+        gain_interval=clustered(right.astype(float) - by_kind, prompts),
+        single_accuracy=float(((probabilities > 0.5) == np.stack([first_wins, ~first_wins], axis=1)).mean()),
+        agreement=float(((probabilities[:, 0] > 0.5) != (probabilities[:, 1] > 0.5)).mean()),
+        position_bias=float(probabilities.mean() - 0.5),
+        auroc=float(binary_auroc(*as_tensors)),
+        calibration_error=float(binary_calibration_error(*as_tensors, n_bins=NUM_BINS)),
+    )
+
+
+def clustered(values: NDArray[np.generic], prompts: Sequence[str]) -> tuple[float, float]:
+    """95 % interval of the mean, where the pairs of a prompt are drawn together.
+
+    Every prompt counts as often as it has pairs, as in the mean itself.
+    """
+    names = list(dict.fromkeys(prompts))
+    owner = np.array([names.index(prompt) for prompt in prompts])
+    sums, sizes = np.bincount(owner, values.astype(float)), np.bincount(owner)
+    found = bootstrap(
+        (sums, sizes),
+        lambda total, size, axis: total.sum(axis=axis) / size.sum(axis=axis),
+        paired=True,
+        n_resamples=NUM_RESAMPLES,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def show(report: Report) -> None:
+    """Print the report, in 80 columns."""
+    low, high = report.interval
+    gain_low, gain_high = report.gain_interval
+    table = Table(title=f"{report.num_pairs} held-out pairs of rewrites")
+    table.add_column("choosing the better one")
+    table.add_column("right", justify="right")
+    table.add_row("discriminator, mean of both orders", f"{report.accuracy:.3f} [{low:.2f}, {high:.2f}]")
+    table.add_row("always the kind that wins more often", f"{report.majority:.3f}")
+    table.add_row("  the discriminator's gain over it", f"{report.gain:+.3f} [{gain_low:.2f}, {gain_high:.2f}]")
+    table.add_row("a coin", "0.500")
+    table.add_row("discriminator, one order at a time", f"{report.single_accuracy:.3f}")
+    table.add_row("both orders agree", f"{report.agreement:.3f}")
+    table.add_row("position bias", f"{report.position_bias:+.3f}")
+    table.add_row("AUROC", f"{report.auroc:.3f}")
+    table.add_row("expected calibration error", f"{report.calibration_error:.3f}")
+    Console().print(table)
