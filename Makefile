@@ -43,12 +43,14 @@ install: $(INSTALLED) ## Make .venv with the pinned versions (does nothing when 
 
 # ---- the pipeline: stages meet on disk, a finished stage is not run twice
 
-.PHONY: train data graph pairs rewriter collect mine sft dpo evaluate
+.PHONY: train data graph pairs rewriter labels discriminator collect mine sft dpo evaluate
 train: $(STAGE) ## All three stages on the toy world, with a closing table (STAGE=sft runs up to that stage)
 data: $(OUT)/data/captions.jsonl ## The toy world's captions and prompts
 graph: $(OUT)/stage1_graph/meta.json ## Stage 1: relation graph of the captions
 pairs: $(OUT)/stage1_pairs/train.jsonl ## Stage 1: deformed-caption to caption pairs
 rewriter: $(OUT)/stage1_rewriter/hf/config.json ## Stage 1: train and export the rewriter
+labels: $(OUT)/stage1_labels/train.jsonl ## Stage 1: which of two rewrites the generator draws better
+discriminator: $(OUT)/stage1_discriminator/choice.json ## Stage 1: train, export and measure what chooses between rewrites
 collect: $(OUT)/stage2_collect/done.json ## Stage 2: generate, judge, rewrite; resumes where it stopped
 mine: $(OUT)/stage2_mine/sft/train.jsonl ## Stage 2: mine training records and preference pairs from the trajectories
 sft: $(OUT)/stage3_sft/hf/config.json ## Stage 3: tune and export the rewriter
@@ -67,6 +69,16 @@ $(OUT)/stage1_pairs/train.jsonl: $(CONFIGS)/stage1_pairs.yaml $(OUT)/data/captio
 $(OUT)/stage1_rewriter/hf/config.json: $(CONFIGS)/stage1_rewriter.yaml $(OUT)/stage1_pairs/train.jsonl
 	$(TRAINER) fit --config $< $(call resume,$(OUT)/stage1_rewriter,$(OUT)/stage1_pairs/train.jsonl) $(ARGS)
 	$(TRAINER) export --config $< --ckpt_path $(OUT)/stage1_rewriter/checkpoints/best.ckpt --output_dir $(@D)
+
+$(OUT)/stage1_labels/train.jsonl: $(CONFIGS)/stage1_labels.yaml $(OUT)/stage1_rewriter/hf/config.json
+	$(COLLECT) labels --config $<
+
+$(OUT)/stage1_discriminator/hf/config.json: $(CONFIGS)/stage1_discriminator.yaml $(OUT)/stage1_labels/train.jsonl
+	$(TRAINER) fit --config $< $(call resume,$(OUT)/stage1_discriminator,$(OUT)/stage1_labels/train.jsonl) $(ARGS)
+	$(TRAINER) export --config $< --ckpt_path $(OUT)/stage1_discriminator/checkpoints/best.ckpt --output_dir $(@D)
+
+$(OUT)/stage1_discriminator/choice.json: $(CONFIGS)/stage1_choice.yaml $(OUT)/stage1_discriminator/hf/config.json
+	$(COLLECT) choice --config $<
 
 $(OUT)/stage2_collect/done.json: $(CONFIGS)/stage2_collect.yaml $(OUT)/stage1_rewriter/hf/config.json
 	$(call set_aside,$(@D),$(OUT)/stage1_rewriter/hf/config.json)

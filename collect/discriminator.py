@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from torchmetrics.functional.classification import binary_auroc, binary_calibrat
 
 from collect import tracking
 from collect.evaluate import NUM_RESAMPLES
+from collect.intent import IntentGate
 from collect.language_models import TransformersLM
+from collect.protocols import Rewriter
 from data_modules.records import Choice, Messages, Prompt, read_records
 from data_modules.templates import CHOICE_LABELS, choose
 
@@ -52,6 +55,45 @@ class Discriminator:
     def first_probabilities(self, conversations: Sequence[Messages]) -> NDArray[np.float64]:
         """Probability ``(N,)`` that the answer to each conversation is the label A rather than B."""
         return np.exp(self.language_model.label_log_probs(conversations, CHOICE_LABELS)[:, 0])
+
+
+class ChoosingRewriter:
+    """Rewrites prompts in several ways and takes the rewrite that the discriminator finds best.
+
+    The gate decides first: what it fails is never taken, and where nothing passes, the raw prompt is the answer.
+
+    Args:
+        candidates: two or more rewriters by name, as collect labels had them; of equals the first is taken.
+        discriminator: compares every two of their rewrites.
+        gate: what a rewrite must pass.
+
+    Raises:
+        ValueError: if there is nothing to choose between.
+    """
+
+    def __init__(self, candidates: dict[str, Rewriter], discriminator: Discriminator, gate: IntentGate) -> None:
+        if len(candidates) < 2:
+            raise ValueError(f"candidates must name at least two rewriters, got {', '.join(candidates) or 'none'}.")
+        self.candidates = candidates
+        self.discriminator = discriminator
+        self.gate = gate
+
+    def rewrite(self, prompts: Sequence[Prompt]) -> list[str]:
+        """Rewrite each prompt, or return it as it is where no candidate passes the gate."""
+        rows = zip(*(rewriter.rewrite(prompts) for rewriter in self.candidates.values()), strict=True)
+        offered = [(prompt, text) for prompt, row in zip(prompts, rows, strict=True) for text in row]
+        reports = self.gate.check([(prompt.prompt, text) for prompt, text in offered])
+        wins: dict[Prompt, dict[str, float]] = {prompt: {} for prompt in prompts}  # of each text that passes
+        for (prompt, text), report in zip(offered, reports, strict=True):
+            if report.passed and text != prompt.prompt:
+                wins[prompt][text] = 0.0
+        duels = [(prompt, *duel) for prompt, texts in wins.items() for duel in combinations(texts, 2)]
+        if duels:
+            chosen = self.discriminator.choose(*zip(*duels, strict=True))
+            for (prompt, first, second), first_wins in zip(duels, chosen, strict=True):
+                wins[prompt][first] += first_wins
+                wins[prompt][second] += 1 - first_wins
+        return [max(wins[prompt], key=wins[prompt].__getitem__, default=prompt.prompt) for prompt in prompts]
 
 
 @dataclass(frozen=True)
@@ -147,7 +189,9 @@ def measure(pairs: Sequence[tuple[Choice, Choice]], probabilities: NDArray[np.fl
     usual = [wins[frozenset(shown.scores)].most_common(1)[0][0] for shown, _ in pairs]
     by_kind = np.array([kind == winner for kind, winner in zip(usual, winners, strict=True)])
     prompts = [shown.prompt_id for shown, _ in pairs]
-    as_tensors = torch.from_numpy(first), torch.from_numpy(first_wins).long()
+    # Each candidate of a pair is the first once, so that both outcomes are there whoever wins.
+    either = torch.from_numpy(np.concatenate([first, 1 - first]))
+    outcome = torch.from_numpy(np.concatenate([first_wins, ~first_wins])).long()
     return Report(
         num_pairs=len(pairs),
         accuracy=float(right.mean()),
@@ -158,8 +202,8 @@ def measure(pairs: Sequence[tuple[Choice, Choice]], probabilities: NDArray[np.fl
         single_accuracy=float(((probabilities > 0.5) == np.stack([first_wins, ~first_wins], axis=1)).mean()),
         agreement=float(((probabilities[:, 0] > 0.5) != (probabilities[:, 1] > 0.5)).mean()),
         position_bias=float(probabilities.mean() - 0.5),
-        auroc=float(binary_auroc(*as_tensors)),
-        calibration_error=float(binary_calibration_error(*as_tensors, n_bins=NUM_BINS)),
+        auroc=float(binary_auroc(either, outcome)),
+        calibration_error=float(binary_calibration_error(either, outcome, n_bins=NUM_BINS)),
     )
 
 

@@ -47,7 +47,9 @@ class DiscriminatorDataModule(JSONLDataModule):
         answered = [text, *(text + name for name in CHOICE_LABELS)]
         question, *answers = self.tokenizer(answered, add_special_tokens=False).input_ids
         # A tokenizer may look at what is before a label.
-        firsts = [ids[len(question)] for ids in answers if len(ids) > len(question) and ids[: len(question)] == question]
+        firsts = [
+            ids[len(question)] for ids in answers if len(ids) > len(question) and ids[: len(question)] == question
+        ]
         if len(set(firsts)) < len(CHOICE_LABELS):
             raise ValueError(
                 f"the tokenizer of {self.pretrained} does not begin the answers {' and '.join(CHOICE_LABELS)} with "

@@ -38,7 +38,12 @@ def test_records_are_read_back_in_the_order_of_their_candidates(tmp_path: Path) 
 
 def test_the_question_names_prompt_rule_and_both_rewrites() -> None:
     (message,) = choose(Prompt("1", "a ball falls", "gravity"), FIRST, SECOND)
-    assert message["content"].splitlines()[1:] == ["Rule: gravity", "Prompt: a ball falls", f"A: {FIRST}", f"B: {SECOND}"]
+    assert message["content"].splitlines()[1:] == [
+        "Rule: gravity",
+        "Prompt: a ball falls",
+        f"A: {FIRST}",
+        f"B: {SECOND}",
+    ]
 
 
 def test_the_last_position_predicts_the_answer(tiny_lm: Path, tmp_path: Path) -> None:
@@ -71,9 +76,7 @@ def test_records_that_teach_nothing_are_refused(record: Choice, message: str, ti
         loaded(tiny_lm, tmp_path, [record])
 
 
-def test_labels_that_begin_alike_are_refused(
-    tiny_lm: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
+def test_labels_that_begin_alike_are_refused(tiny_lm: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     # A space before each word, in a token of its own, as some tokenizers put it before an answer.
     definition = json.loads(tokenizer.backend_tokenizer.to_str())
     definition["normalizer"] = {"type": "Replace", "pattern": {"Regex": "(?=[AB]$)"}, "content": "~"}
