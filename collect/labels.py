@@ -29,7 +29,7 @@ from data_modules.templates import CHOICE_LABELS, choose
 
 PURPOSE = "labels"  # of the seeds: search and evaluation draw others
 NUM_PAIRS_LOGGED = 100
-FUNNEL = ("pairs", "refused", "alike", "near_ties", "kept")
+FUNNEL = ("pairs", "refused", "alike", "unjudged", "near_ties", "kept")
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ def labels(
     val_share: float = 0.1,
     test_prompts: Path | None = None,
     limit: int | None = None,
+    backends: dict[str, Any] | None = None,
     logger: WandbLogger | None = None,
 ) -> None:
     """Render what several rewriters make of each prompt, and write down which of every two is better.
@@ -97,6 +98,8 @@ def labels(
         val_share: share of ``prompts`` that validates.
         test_prompts: for ``test.jsonl``; those that are among ``prompts`` are taken out there.
         limit: use only so many of ``prompts``, from the start of the file.
+        backends: what generator and verifiers are, as JSON, so that a change is noticed when the folder is gone on
+            with; the command line fills it in.
         logger: a W&B run to log to.
 
     Raises:
@@ -111,6 +114,8 @@ def labels(
         "generator": generator.fingerprint,
         "verifiers": list(by_name(verifiers)),
     }
+    if backends is not None:
+        settings["backends"] = backends
     with Store(output, settings) as store, tracking.start(logger, "labels") as tracked:
         pairs = propose(splits, candidates)
         sift(pairs, gate)
@@ -219,13 +224,19 @@ def judge(pairs: Sequence[Pair], studio: Studio, metric: str, min_gap: float) ->
     scores: dict[tuple[Prompt, str], float] = {}
     for batch in (entries[:first_batch], entries[first_batch:]):
         for entry, assessment in zip(batch, studio.assess(batch), strict=True):
+            if assessment.error is not None:
+                continue
             if metric not in assessment.scores:
                 raise ValueError(f"there is no score {metric!r}; the verifiers give {', '.join(assessment.scores)}.")
             scores[entry] = assessment.scores[metric]
     for pair in left:
-        pair.scores = tuple(scores[pair.prompt, candidate.text] for candidate in pair.candidates)
+        first, second = ((pair.prompt, candidate.text) for candidate in pair.candidates)
+        if first not in scores or second not in scores:
+            pair.outcome = "unjudged"
+            continue
+        pair.scores = scores[first], scores[second]
         # Scores are means of few shares; what differs by the gap itself must not fall to rounding.
-        pair.outcome = "near_ties" if abs(pair.scores[0] - pair.scores[1]) < min_gap - 1e-9 else "kept"
+        pair.outcome = "near_ties" if abs(scores[first] - scores[second]) < min_gap - 1e-9 else "kept"
 
 
 def both_orders(pair: Pair) -> list[Choice]:

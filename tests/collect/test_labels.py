@@ -12,6 +12,7 @@ import collect.__main__
 from collect.discriminator import ChoosingRewriter, Discriminator, measure, paired
 from collect.labels import labels
 from collect.language_models import TransformersLM
+from collect.protocols import Verdict
 from data_modules.records import Choice, Prompt, read_records, write_records
 from data_modules.templates import CHOICE_LABELS, choose
 from tests.collect.fakes import FakeGate, FakeGenerator, FakeVerifier
@@ -112,7 +113,31 @@ def test_what_loses_intent_or_ties_teaches_nothing_and_is_counted(tmp_path: Path
     assert total["near_ties"] == 5 + 6  # plain and close, same and close
     assert total["kept"] == 60 - 27 - 5 - 11
     assert not any("lost" in request.prompt for request in generator.made)
-    assert total["pairs"] == sum(total[step] for step in ("refused", "alike", "near_ties", "kept"))
+    assert total["pairs"] == sum(total[step] for step in ("refused", "alike", "unjudged", "near_ties", "kept"))
+
+
+class ShySometimes(FakeVerifier):
+    """Cannot judge what shows a bee."""
+
+    def judge(self, prompts: Sequence[Prompt], videos: Sequence[Path]) -> list[Verdict]:
+        verdicts = super().judge(prompts, videos)
+        return [
+            Verdict.failed("a bee") if "bee" in prompt.prompt else verdict
+            for prompt, verdict in zip(prompts, verdicts, strict=True)
+        ]
+
+
+def test_what_could_not_be_judged_is_counted_and_teaches_nothing(tmp_path: Path) -> None:
+    records = label(tmp_path, verifiers=[ShySometimes()])
+    assert {record.prompt_id for record in records} == {"0", "2", "3", "4", "5"}
+    splits = json.loads((tmp_path / "out" / "funnel.json").read_text())["splits"]
+    assert sum(counts["unjudged"] for counts in splits.values()) == 1
+
+
+def test_another_verifier_does_not_go_on_with_the_folder(tmp_path: Path) -> None:
+    label(tmp_path, backends={"verifiers": ["strict"]})
+    with pytest.raises(ValueError, match=r"backends.verifiers was \['strict'\] and is now \['mild'\]"):
+        label(tmp_path, backends={"verifiers": ["mild"]})
 
 
 def test_a_second_run_renders_only_what_is_new(tmp_path: Path) -> None:
