@@ -47,6 +47,7 @@ class DiscriminatorModule(SFTModule):
             attention_mask=batch["attention_mask"],
             position_ids=positions,
             logits_to_keep=1,
+            use_cache=False,
         ).logits
         return logits[:, -1].gather(-1, batch["label_ids"]).float()
 
