@@ -1,7 +1,9 @@
-"""python -m collect {graph,pairs,labels,choice,run,mine,evaluate}: what uses trained models."""
+"""python -m collect {graph,pairs,labels,choice,run,mine,evaluate,rewrite}: what uses trained models."""
 
 import logging
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from collect.labels import labels
 from collect.mine import mine
 from collect.pairs import pairs
 from collect.prompts import read_prompts
+from collect.rewrite import NOT_ASKED, gather, rewrite
 from collect.run import run
 
 VERBS: dict[str, Any] = {
@@ -27,6 +30,7 @@ VERBS: dict[str, Any] = {
     "run": run,
     "mine": mine,
     "evaluate": evaluate,
+    "rewrite": rewrite,
 }
 
 BACKENDS = ("generator", "verifiers", "rewriter", "proposer", "gate")
@@ -34,6 +38,16 @@ BACKENDS = ("generator", "verifiers", "rewriter", "proposer", "gate")
 
 class Parser(ArgumentParser):
     """Instantiates what a config names, after a look at what it will be used for."""
+
+    def add_function_arguments(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[str]:
+        """Take the prompts of a rewrite from the end of the command line, as they are, and its dry run as a flag."""
+        if function is not rewrite:
+            return super().add_function_arguments(function, *args, **kwargs)
+        kwargs["skip"] = {*(kwargs.get("skip") or ()), "texts", "dry_run"}
+        added = super().add_function_arguments(function, *args, **kwargs)
+        self.add_argument("texts", nargs="*", type=str, default=[], help="prompts, at the end of the command")
+        self.add_argument("--dry-run", action="store_true", help="show what is found in the graph and asked; no models")
+        return [*added, "texts", "dry_run"]
 
     def instantiate(self, namespace: Namespace, instantiate_groups: bool = True, **kwargs: Any) -> Namespace:
         """Instantiate, once the prompts of the command that was asked for are seen to be usable.
@@ -48,6 +62,11 @@ class Parser(ArgumentParser):
         for name in ("prompts", "test_prompts"):
             if section.get(name) is not None:
                 read_prompts(Path(section[name]), section.get("limit"))
+        if verb == "rewrite":
+            section.texts = gather(section.texts, section.prompts)
+            if section.dry_run:
+                for name, stand_in in NOT_ASKED.items():
+                    section.rewriter.init_args[name] = stand_in
         if "backends" not in section:
             return super().instantiate(namespace, instantiate_groups, **kwargs)
         configured = {name: value for name, value in section.as_dict().items() if name in BACKENDS and value}
@@ -68,6 +87,8 @@ def main() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         auto_cli(VERBS, as_positional=False, parser_class=Parser)
+    except BrokenPipeError:  # who reads the results has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, BackendError) as error:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False, highlight=False)
         sys.exit(2)

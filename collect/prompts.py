@@ -33,10 +33,10 @@ def read_prompts(path: Path, limit: int | None = None) -> list[Prompt]:
     rows = list(_rows(path))
     usable = []
     for where, prompt in rows:
-        fault = _fault(prompt.prompt)
-        if fault:
+        wrong = fault(prompt.prompt)
+        if wrong:
             shown = prompt.prompt if len(prompt.prompt) <= 60 else f"{prompt.prompt[:57]}..."
-            logger.warning("%s is skipped: %r %s.", where, shown, fault)
+            logger.warning("%s is skipped: %r %s.", where, shown, wrong)
         else:
             usable.append(prompt)
     if not rows:
@@ -53,7 +53,8 @@ def read_prompts(path: Path, limit: int | None = None) -> list[Prompt]:
     return prompts[:limit]
 
 
-def _fault(text: str) -> str | None:
+def fault(text: str) -> str | None:
+    """Say what makes a text unusable as a prompt; ``None`` where nothing does."""
     if len(text) > MAX_CHARACTERS:
         return f"has {len(text)} characters, more than {MAX_CHARACTERS}"
     if not any(character.isalnum() for character in text):

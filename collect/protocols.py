@@ -88,6 +88,13 @@ class Workers(Protocol):
         """
 
 
+class Discriminator(Protocol):
+    """Two rewrites of a prompt to which of them is better, in batches."""
+
+    def choose(self, prompts: Sequence[Prompt], firsts: Sequence[str], seconds: Sequence[str]) -> list[float]:
+        """Probability that the first rewrite of each prompt is the better one, whichever is called the first."""
+
+
 class Proposer(Protocol):
     """Feedback on a prompt to new prompts, in batches."""
 

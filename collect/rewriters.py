@@ -50,8 +50,12 @@ class LMRewriter:
     def _ask(self, prompt: Prompt) -> Messages:
         if self.template == "refactor":
             return templates.refactor(prompt.prompt, prompt.task)
-        wish = prompt.prompt if prompt.task is None else f"{prompt.prompt} {prompt.task}"
-        return templates.direct(wish)
+        return templates.direct(wish(prompt))
+
+
+def wish(prompt: Prompt) -> str:
+    """What a user asks for in one text: the prompt, and the rule the video must obey."""
+    return prompt.prompt if prompt.task is None else f"{prompt.prompt} {prompt.task}"
 
 
 class CritiqueRewriter:

@@ -47,6 +47,22 @@ def forms(word: str) -> frozenset[str]:
     return frozenset((word, base, f"{root(word)}-", f"{root(base)}-"))
 
 
+@lru_cache(maxsize=100_000)
+def person_and_thing(word: str, other: str) -> bool:
+    """Whether one of two words names who or what has to do with the other: a guitarist is no guitar.
+
+    Verbs are not meant: who is dancing is a dancer. Nor are comparatives, which share their lemma.
+    """
+    if word.endswith("ing") or lemma(word) == lemma(other):
+        return False
+    return any(
+        thing in [agent.removesuffix(ending) + rest for rest in ("", "e", "o", "y", "ery")]
+        for agent, thing in ((lemma(word), lemma(other)), (lemma(other), lemma(word)))
+        for ending in ("er", "ist", "ian")
+        if agent.endswith(ending) and len(agent) - len(ending) >= 3
+    )
+
+
 @dataclass(frozen=True)
 class Token:
     """One word of a text, in lower case."""

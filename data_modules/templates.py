@@ -1,13 +1,16 @@
 """Every chat message the project sends to a language model or trains one on.
 
 Pure functions from texts to messages: what a model is trained with and what it is later called with cannot drift
-apart. Every template is one short user turn, so that instruction-tuned models of any size follow it.
+apart. Every template ends in one short user turn, so that instruction-tuned models of any size follow it. Few-shot
+templates put worked examples before it, each as an earlier turn of the user's and the assistant's answer to it, which
+every chat template can show; what is trained and what is asked by default has none.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Literal
 
-from data_modules.records import Messages, Prompt
+from data_modules.records import Message, Messages, Prompt
 
 DeformStyle = Literal["short", "generic", "tags"]
 
@@ -26,15 +29,69 @@ _DEFORM: dict[str, str] = {
     "tags": "List the details of this video, separated by commas. Add none. Answer with the list only.",
 }
 
+_EXTRACT_EXAMPLES = (
+    (
+        "An elderly man in a straw hat waters tomato plants on a sunny balcony.",
+        {
+            "scene": ["sunny balcony"],
+            "subject": ["elderly man in a straw hat", "tomato plants"],
+            "action": ["watering plants"],
+            "atmosphere": ["warm sunlight"],
+        },
+    ),
+    (
+        "Two cyclists race down a foggy mountain road while the camera follows them from behind.",
+        {
+            "scene": ["foggy mountain road"],
+            "subject": ["two cyclists"],
+            "action": ["racing downhill"],
+            "atmosphere": ["fog", "camera following from behind"],
+        },
+    ),
+)
+# The second detail of these disagrees with its prompt, and the third says what is there already.
+_MERGE_EXAMPLES = (
+    (
+        "a boy flies a kite",
+        "tall grass bending in the wind",
+        "a boy flies a kite above tall grass that bends in the wind",
+    ),
+    ("three white boats at night", "bright midday sun", "three white boats at night"),
+    ("a cook slices onions in a small kitchen", "a kitchen", "a cook slices onions in a small kitchen"),
+)
+_DIRECT_EXAMPLES = (
+    (
+        "two foxes in the snow",
+        "Two foxes with thick red fur trot side by side through fresh snow at the edge of a pine wood, their breath "
+        "rising in the pale morning light.",
+    ),
+    (
+        "a potter shapes a bowl",
+        "A potter in a grey apron shapes a clay bowl on a spinning wheel, wet hands drawing the rim upwards, in a "
+        "quiet workshop lit by one window.",
+    ),
+)
+
 
 def _ask(instruction: str, **inputs: str) -> Messages:
     lines = [f"{name.replace('_', ' ').capitalize()}: {text}" for name, text in inputs.items()]
     return [{"role": "user", "content": "\n".join([instruction, *lines])}]
 
 
-def extract(caption: str) -> Messages:
-    """Ask for the parts of a caption as a JSON object of four lists of phrases, ``MODIFIER_KINDS``."""
-    return _ask(
+def _show(examples: Sequence[tuple[Messages, str]]) -> Messages:
+    """Worked examples as earlier turns."""
+    return [turn for asked, answer in examples for turn in (*asked, Message(role="assistant", content=answer))]
+
+
+def extract(caption: str, few_shot: bool = False) -> Messages:
+    """Ask for the parts of a caption as a JSON object of four lists of phrases, ``MODIFIER_KINDS``.
+
+    Args:
+        caption: a caption of the video model's training set.
+        few_shot: whether worked examples go before.
+    """
+    earlier = _show([(extract(text), json.dumps(parts)) for text, parts in _EXTRACT_EXAMPLES]) if few_shot else []
+    return earlier + _ask(
         "Read this video description and answer with JSON only: lists of short phrases under the keys scene, subject, "
         "action and atmosphere.",
         description=caption,
@@ -52,18 +109,31 @@ def deform(caption: str, style: DeformStyle) -> Messages:
     return _ask(_DEFORM[style], description=caption)
 
 
-def merge(prompt: str, modifier: str) -> Messages:
-    """Ask for a prompt with one retrieved detail worked in; the prompt wins where the two disagree."""
-    return _ask(
+def merge(prompt: str, modifier: str, few_shot: bool = False) -> Messages:
+    """Ask for a prompt with one retrieved detail worked in; the prompt wins where the two disagree.
+
+    Args:
+        prompt: what the user asks for, perhaps with other details worked in before.
+        modifier: the detail.
+        few_shot: whether worked examples go before.
+    """
+    earlier = _show([(merge(text, detail), answer) for text, detail, answer in _MERGE_EXAMPLES]) if few_shot else []
+    return earlier + _ask(
         "Work the detail into the video prompt. Where they disagree, the prompt wins. Answer with the new prompt only.",
         detail=modifier,
         prompt=prompt,
     )
 
 
-def direct(prompt: str) -> Messages:
-    """Ask for a better prompt by plain instruction, in whatever style the language model has."""
-    return _ask(
+def direct(prompt: str, few_shot: bool = False) -> Messages:
+    """Ask for a better prompt by plain instruction, in whatever style the language model has.
+
+    Args:
+        prompt: what the user asks for.
+        few_shot: whether worked examples go before.
+    """
+    earlier = _show([(direct(text), answer) for text, answer in _DIRECT_EXAMPLES]) if few_shot else []
+    return earlier + _ask(
         "Improve this text-to-video prompt. Keep what it asks for and fill in subject, looks, motion, place and light. "
         "Answer with the prompt only.",
         prompt=prompt,

@@ -61,6 +61,14 @@ def check(gate: IntentGate, raw: str, rewrite: str) -> IntentReport:
         ("the Eiffel Tower at night", "The Eiffel Tower glitters at night."),
         ("an orange on a table", "A ripe orange lies on a wooden table."),
         ("a teapot", "A tea pot on the stove."),
+        ("a red car and a blue bird", "A red automobile beside a blue songbird."),
+        ("a red and black car", "A black and red striped car."),
+        ("a red car", "A car painted in deep red under a blue sky."),
+        ("a blue bird", "A bluebird on a branch."),
+        ("a blue bird", "A bird with azure wings."),
+        ("two cats and three dogs", "Two fluffy cats play with three dogs."),
+        ("three dogs", "Three big happy fluffy dogs run, and two dogs bark."),
+        ("a boat on a lake", "A boat crosses a lake under a clear sky, with a net on the boat."),
         ("?!", "Anything will do."),
         ("", "Anything will do."),
     ],
@@ -84,6 +92,11 @@ def test_what_says_the_same_passes(gate: IntentGate, raw: str, rewrite: str) -> 
         ("a beach, zoom in", "A beach in the sun.", "zoom in"),
         ("a person is digging", "A spade digs by itself.", "person"),
         ("a woman digging", "A person digging in a garden.", "woman"),
+        ("a blue bird", "A bird under a blue sky.", "blue"),
+        ("a purple car", "A car, its driver with violet eyes.", "purple"),
+        ("a guitar", "A guitarist in a park.", "guitar"),
+        ("a toaster", "A slice of toast.", "toaster"),
+        ("a bakery", "A baker at work.", "bakery"),
     ],
 )
 def test_what_is_lost_is_missing(gate: IntentGate, raw: str, rewrite: str, missing: str) -> None:
@@ -107,11 +120,18 @@ def test_what_is_lost_is_missing(gate: IntentGate, raw: str, rewrite: str, missi
         ("a beach, zoom in", "A beach, the camera zooms out.", "zoom in"),
         ("a park without people", "A park where people stroll.", "without people"),
         ("a car in the snow", "There is snow but no car.", "car"),
+        ("a red car and a blue bird", "A blue car and a red bird.", "red"),
+        ("two cats and three dogs", "Three cats play with two dogs.", "two"),
+        ("a red car", "A black car with red stripes.", "red"),
+        ("one dog", "Two dogs run.", "one"),
+        ("a dog left of a cat", "A dog right of a cat.", "left of"),
+        ("a cat on a table", "A cat hides under the table.", "on"),
     ],
 )
 def test_what_is_swapped_is_contradicted(gate: IntentGate, raw: str, rewrite: str, contradicted: str) -> None:
     report = check(gate, raw, rewrite)
-    assert report.contradicted == (contradicted,)
+    assert contradicted in report.contradicted
+    assert report.missing == ()
     assert not report.passed
 
 
