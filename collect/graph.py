@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 SCHEMA_VERSION = 2
 EDGE = ("scene", "modifier", "count")
 CHUNK = 2048  # texts encoded at a time
-SCENES = 32768  # scenes compared at a time
+SCENES = 4096  # scenes compared at a time: few enough for the processor's cache
 ROUNDING = 1e-5  # two ways of adding up one cosine differ by less
 NUM_CHECKED = 8  # embeddings of an imported graph that are made again
 SAME = 0.99  # cosine above which two embeddings of a phrase come from one encoder, rounded differently
@@ -387,24 +387,25 @@ class RelationGraph:
         vectors = torch.from_numpy(self.embeddings[pool]).float().numpy()
         scores = np.clip(_cosines(vectors, vector), -1, 1)  # vectors in half precision may be a little long
         fits = np.flatnonzero((settings.min_similarity <= scores) & (scores <= settings.max_similarity))
-        phrases = self.phrases(pool[fits])
-        allowed = np.array([not settings.blocks(phrase) for phrase in phrases], bool)
-        fits, phrases = fits[allowed], [phrase for phrase, ok in zip(phrases, allowed, strict=True) if ok]
-        spelt = pa.array(phrases, pa.large_string()).dictionary_encode().indices.to_numpy()
-        vectors, scores, seen, kinds = vectors[fits], scores[fits], seen[fits], self.kinds(pool[fits])
-        left = np.ones(len(fits), bool)
-        repeats = np.zeros(len(fits), np.float32)
-        chosen: list[int] = []
+        pool, vectors, scores, seen = pool[fits], vectors[fits], scores[fits], seen[fits]
+        kinds = self.kinds(pool)
+        left = np.ones(len(pool), bool)
+        repeats = np.zeros(len(pool), np.float32)
+        chosen: list[Retrieved] = []
         while left.any() and len(chosen) < settings.num_modifiers:
             gains = (1 - settings.diversity) * scores - settings.diversity * repeats
             best = int(np.where(left, gains, -np.inf).argmax())
+            left[best] = False
+            [phrase] = self.phrases(pool[[best]])
+            if settings.blocks(phrase) or any(phrase == other.phrase for other in chosen):
+                continue
             alike = _cosines(vectors, vectors[best])
             repeats = np.maximum(repeats, alike) if chosen else alike
-            chosen.append(best)
-            left &= spelt != spelt[best]
-            if (kinds[chosen] == kinds[best]).sum() >= settings.max_per_kind:
+            kind = KINDS[kinds[best]]
+            chosen.append(Retrieved(phrase, kind, round(float(scores[best]), 4), int(seen[best])))
+            if sum(other.kind == kind for other in chosen) >= settings.max_per_kind:
                 left &= kinds != kinds[best]
-        return [Retrieved(phrases[i], KINDS[kinds[i]], round(float(scores[i]), 4), int(seen[i])) for i in chosen]
+        return chosen
 
 
 def encode(phrases: Sequence[str], encoder: str | None, scratch: Path | None = None) -> NDArray[np.float16]:
@@ -493,8 +494,8 @@ def graph(
             caption records, which the language model takes apart.
         prompts: ``.jsonl`` of prompt records, ``.txt`` with a prompt a line, or ``.csv``; their modifiers are written
             to ``retrieved.jsonl``, the settings they were chosen by to ``retrieval.json``.
-        base: folder of a graph to start from, its own layout or the published one (GraphML and JSON lists); it may be
-            the output folder.
+        base: folder of a graph to start from, in this layout or the published one (GraphML and JSON lists); it may be
+            the output folder. A caption that is in both counts twice.
         export: folder to write the graph to in the published layout.
         language_model: takes captions apart; needed for ``.jsonl`` only.
         encoder: Sentence Transformers id or directory; by default the packaged all-MiniLM-L6-v2.
@@ -507,6 +508,10 @@ def graph(
         ValueError: if nothing in a file can be read, or a graph was made with another encoder.
     """
     asked = read_prompts(prompts, limit) if prompts is not None else []
+    if captions is not None and not captions.is_file():
+        raise FileNotFoundError(f"{captions} does not exist; expected captions as .csv or .jsonl.")
+    if base is not None and not published.is_published(base) and not (base / "meta.json").is_file():
+        raise FileNotFoundError(f"{base} holds no finished graph, neither in this layout nor in the published one.")
     if captions is None and base is not None and not published.is_published(base):
         raise ValueError(f"{base} cannot be extended without captions; name some, or open it as output.")
     if export is not None and export.exists() and any(export.iterdir()):
@@ -570,16 +575,17 @@ def _build(
 ) -> tuple[RelationGraph, list[str]]:
     """Build a graph and save it; what a killed build had done is in ``unfinished`` until then."""
     scratch = output / "unfinished"
-    load_encoder(encoder)  # one that is not there should fail before the captions are read
-    found, faults = _take_apart(captions, language_model, scratch) if captions is not None else ([], [])
-    if base is None:
-        built = RelationGraph.build(found, None, encoder, scratch)
-    elif published.is_published(base):
+    load_encoder(encoder)  # one that is not there should fail before the captions are read, as should a wrong base
+    built = None
+    if base is not None and published.is_published(base):
         built = RelationGraph.from_published(base, encoder, scratch)
-        if found:
-            built = RelationGraph.build(found, built, encoder, scratch)
-    else:
-        built = RelationGraph.build(found, RelationGraph.open(base, encoder), encoder, scratch)
+    elif base is not None:
+        built = RelationGraph.open(base, encoder)
+    faults: list[str] = []
+    if captions is not None:
+        found, faults = _take_apart(captions, language_model, scratch)
+        built = RelationGraph.build(found, built, encoder, scratch)
+    assert built is not None
     built.save(output)
     shutil.rmtree(scratch)
     (output / "left_out.txt").unlink(missing_ok=True)

@@ -140,7 +140,15 @@ SETTINGS = [
     WIDE,
     Retrieval(),
     Retrieval(num_scenes=1, num_modifiers=3, min_similarity=0.1, max_similarity=1.0, diversity=0.0),
-    Retrieval(num_scenes=8, num_modifiers=12, min_similarity=0.2, max_similarity=0.6, max_per_kind=5, diversity=0.7),
+    Retrieval(
+        num_scenes=8,
+        num_modifiers=12,
+        min_similarity=0.2,
+        max_similarity=0.6,
+        max_per_kind=5,
+        diversity=0.7,
+        blocklist=(),
+    ),
 ]
 
 
@@ -295,6 +303,10 @@ def test_unusable_files_are_refused(tmp_path: Path) -> None:
         RelationGraph.build([])
     with pytest.raises(FileNotFoundError, match="no finished graph"):
         graph(tmp_path)
+    with pytest.raises(FileNotFoundError, match="neither in this layout nor in the published one"):
+        graph(tmp_path / "graph", base=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"none\.csv does not exist"):
+        graph(tmp_path / "graph", captions=tmp_path / "none.csv")
     write_records(tmp_path / "captions.jsonl", [Caption("0", "a dog", "test")])
     with pytest.raises(ValueError, match="language_model"):
         graph(tmp_path, captions=tmp_path / "captions.jsonl")
