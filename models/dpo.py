@@ -44,12 +44,15 @@ class DPOModule(SFTModule):
         """Load the language model and switch its dropout off.
 
         Raises:
-            ValueError: if its attention takes no mask of our own, which two answers to one prompt in one row need.
+            ValueError: if it takes no attention mask of our own, which two answers to one prompt in one row need.
         """
         model = super().load_backbone()
         attention = model.config._attn_implementation
-        if attention not in ("eager", "sdpa"):
-            raise ValueError(f"DPOModule needs sdpa or eager attention; {self.pretrained} uses {attention}.")
+        if not self.separates or attention not in ("eager", "sdpa"):
+            raise ValueError(
+                f"DPOModule needs a network whose attention takes a mask, sdpa or eager; {self.pretrained} is a "
+                f"{type(model).__name__} with {attention}."
+            )
         for part in model.modules():
             if isinstance(part, nn.Dropout):
                 part.p = 0.0

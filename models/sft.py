@@ -95,9 +95,10 @@ def has_plain_head(model: PreTrainedModel) -> bool:
 
     Gemma 2 caps its logits and Cohere scales them, to name two that do more.
     """
-    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-    hidden = model.base_model(token, use_cache=False).last_hidden_state
-    return torch.equal(model(token, use_cache=False).logits, F.linear(hidden, model.get_output_embeddings().weight))
+    # Tokens from all over the vocabulary: a padding token may be embedded as zeros, which no cap or scale changes.
+    words = torch.linspace(0, model.get_input_embeddings().num_embeddings - 1, 8, device=model.device).long()[None]
+    hidden = model.base_model(words, use_cache=False).last_hidden_state
+    return torch.equal(model(words, use_cache=False).logits, F.linear(hidden, model.get_output_embeddings().weight))
 
 
 @torch.no_grad()
@@ -105,7 +106,9 @@ def separates_packed(model: PreTrainedModel) -> bool:
     """Whether positions that start again within a row are taken for another sequence, as in all but recurrent ones."""
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return False
-    ids, positions = (torch.tensor([row], device=model.device) for row in ([0, 1, 2, 1, 2], [0, 1, 2, 0, 1]))
+    words = torch.linspace(0, model.get_input_embeddings().num_embeddings - 1, 5, device=model.device).long()
+    ids = words[[1, 2, 3, 2, 3]][None]
+    positions = torch.tensor([[0, 1, 2, 0, 1]], device=model.device)
     alone = model(ids[:, 3:], position_ids=positions[:, 3:], use_cache=False).logits
     packed = model(ids, position_ids=positions, use_cache=False).logits[:, 3:]
     tolerance = max(1e-3, 4 * torch.finfo(alone.dtype).eps) * float(alone.abs().max())

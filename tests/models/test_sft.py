@@ -4,8 +4,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import Qwen2ForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    Qwen2ForCausalLM,
+)
 
+from data_modules import SFTDataModule
+from models.dpo import DPOModule
+from models.functional import sequence_log_probs
 from models.lora import LoRA
 from models.sft import SFTModule, require_equal_answers
 
@@ -26,6 +37,16 @@ def module(pretrained: Path, lora: LoRA | None = None) -> SFTModule:
     return built
 
 
+def llama(directory: Path) -> Path:
+    """A tiny Llama whose head is not tied to its embeddings."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=30, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    LlamaForCausalLM(config).save_pretrained(directory)
+    return directory
+
+
 def test_building_a_module_touches_no_weights() -> None:
     assert SFTModule(pretrained="there/is/no/such/model").model is None
 
@@ -44,6 +65,73 @@ def test_padding_changes_nothing(tiny_lm: Path) -> None:
     trained.eval()
     padded = {name: torch.nn.functional.pad(value, (0, 4)) for name, value in batch().items()}
     torch.testing.assert_close(trained.step(padded), trained.step(batch()))
+
+
+def gradients(trained: SFTModule, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    loss = trained.step(inputs)["loss"]
+    return loss.detach(), list(torch.autograd.grad(loss, [p for p in trained.parameters() if p.requires_grad]))
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(r=2, alpha=4, dropout=0.0)], ids=["every weight", "adapters"])
+def test_packing_changes_nothing_that_is_learned(lora: LoRA | None, tiny_lm: Path, rewrites: Path) -> None:
+    trained = module(tiny_lm, lora)
+    trained.eval()
+    found = []
+    for packing in (False, True):
+        data = SFTDataModule(pretrained=str(tiny_lm), root=rewrites, max_length=160, packing=packing)
+        data.setup("fit")
+        inputs = data.collate(data.examples["train"][:7])
+        assert len(inputs["input_ids"]) == (3 if packing else 7)
+        found.append(gradients(trained, inputs))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-6)
+
+
+def test_adapters_of_the_head_learn(tmp_path: Path) -> None:
+    trained = module(llama(tmp_path), LoRA(r=2, dropout=0.0, target_modules=["q_proj", "lm_head"]))
+    for name, value in trained.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(value)
+    inputs = batch()
+    labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
+    torch.testing.assert_close(trained.step(inputs)["loss"], trained.model(inputs["input_ids"], labels=labels).loss)
+    _, of_each = gradients(trained, inputs)
+    assert all(gradient.abs().max() > 0 for gradient in of_each)
+
+
+def test_what_a_network_does_after_its_head_is_kept(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=30,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        final_logit_softcapping=0.5,
+        pad_token_id=0,
+    )
+    Gemma2ForCausalLM(config).save_pretrained(tmp_path)
+    trained = module(tmp_path, LoRA(r=2, dropout=0.0))
+    assert not trained.plain_head
+    inputs = batch()
+    logits = trained.model(inputs["input_ids"]).logits
+    assert logits.abs().max() <= 0.5
+    expected = -sequence_log_probs(logits, inputs["input_ids"], inputs["completion_mask"]).sum() / 6
+    torch.testing.assert_close(trained.step(inputs)["loss"], expected)
+
+
+def test_a_recurrent_network_is_not_given_packed_rows(tmp_path: Path) -> None:
+    config = MambaConfig(vocab_size=30, hidden_size=16, state_size=4, num_hidden_layers=1, pad_token_id=0)
+    MambaForCausalLM(config).save_pretrained(tmp_path)
+    trained = module(tmp_path)
+    inputs = batch()
+    trained.step(inputs)
+    positions = {"position_ids": torch.arange(6).expand(2, 6)}
+    with pytest.raises(ValueError, match=r"does not keep the examples of a packed row apart; set data.init_args.packi"):
+        trained.step({**positions, **{name: inputs[name] for name in ("input_ids", "completion_mask")}})
+    with pytest.raises(ValueError, match="is a MambaForCausalLM with"):
+        DPOModule(pretrained=str(tmp_path), lora=LoRA(dropout=0.0)).configure_model()
 
 
 @pytest.mark.parametrize("lora", [None, LoRA(r=2, alpha=4, dropout=0.0)], ids=["every weight", "adapters"])
