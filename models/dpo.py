@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models.base import Batch
-from models.functional import dpo_loss, sequence_sums
+from models.functional import dpo_loss, sequence_log_probs
 from models.sft import SFTModule
 
 
@@ -108,8 +108,8 @@ class DPOModule(SFTModule):
             seen = (torch.finfo(self.model.dtype).min * ~seen).to(self.model.dtype)
         log_probs, _ = self.score({**batch, "completion_mask": completion, "attention_mask": seen})
         scored = completion[:, 1:].bool()
-        chosen, rejected = (sequence_sums(log_probs, scored, batch[f"{n}_mask"][:, 1:]) for n in ("chosen", "rejected"))
-        return chosen, rejected
+        chosen, rejected = (batch[name][:, 1:] for name in ("chosen_mask", "rejected_mask"))
+        return sequence_log_probs(log_probs, scored, chosen), sequence_log_probs(log_probs, scored, rejected)
 
     @torch.no_grad()
     def reference_log_probs(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -10,21 +10,6 @@ from torch.autograd import Function
 TILE = 2**22  # logits held at once by :class:`LinearLogProbs`
 
 
-def sequence_log_probs(logits: Tensor, input_ids: Tensor, mask: Tensor) -> Tensor:
-    """Sum the log-probabilities of the masked-in tokens.
-
-    Args:
-        logits: ``(B, T, V)``; position ``t`` predicts token ``t + 1``.
-        input_ids: ``(B, T)``.
-        mask: ``(B, T)``, 1 on completion tokens.
-
-    Returns:
-        ``(B,)`` in nats.
-    """
-    losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), input_ids[:, 1:], reduction="none")
-    return -(losses * mask[:, 1:]).sum(-1)
-
-
 def token_log_probs(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Score tokens.
 
@@ -88,18 +73,18 @@ class LinearLogProbs(Function):
         return kept * gradient[:, None].to(kept.dtype), None, None
 
 
-def sequence_sums(values: Tensor, mask: Tensor, within: Tensor) -> Tensor:
-    """Add up the values of scored tokens per sequence.
+def sequence_log_probs(log_probs: Tensor, scored: Tensor, within: Tensor) -> Tensor:
+    """Add up the log-probabilities of a sequence's tokens.
 
     Args:
-        values: ``(N,)``, one per token that ``mask`` holds, in row order.
-        mask: ``(B, T)``, true on scored tokens.
+        log_probs: ``(N,)``, one per scored token, in row order.
+        scored: ``(B, T)``, true on scored tokens.
         within: ``(B, T)``, true on those to add.
 
     Returns:
-        ``(B,)``.
+        ``(B,)`` in nats.
     """
-    placed = values.new_zeros(mask.shape).masked_scatter(mask, values)
+    placed = log_probs.new_zeros(scored.shape).masked_scatter(scored, log_probs)
     return (placed * within).sum(-1)
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from trl.trainer.utils import selective_log_softmax
 
 from data_modules import PreferenceDataModule
 from models import DPOModule
-from models.functional import sequence_log_probs
 from models.lora import LoRA
 
 
@@ -52,7 +52,8 @@ def plain(trained: DPOModule, data: PreferenceDataModule, role: str, split: str 
         ids[index, :whole] = torch.tensor([*prompt, *answer])
         seen[index, :whole] = 1
         mask[index, len(prompt) : whole] = 1
-    return sequence_log_probs(trained.model(ids, attention_mask=seen).logits, ids, mask)
+    logits = trained.model(ids, attention_mask=seen).logits
+    return (selective_log_softmax(logits[:, :-1], ids[:, 1:]) * mask[:, 1:]).sum(-1)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -7,32 +7,16 @@ import torch
 from trl.trainer.utils import selective_log_softmax
 
 from models import functional
-from models.functional import LinearLogProbs, dpo_loss, sequence_log_probs, sequence_sums, token_log_probs
+from models.functional import LinearLogProbs, dpo_loss, sequence_log_probs, token_log_probs
 
 
 def test_log_probs_by_hand() -> None:
-    # Two tokens; the second is predicted with odds 3 to 1, so with log(3/4) or log(1/4).
-    logits = torch.tensor([[[math.log(3.0), 0.0], [0.0, 0.0]]])
-    mask = torch.tensor([[0, 1]])
+    # The token is predicted with odds 3 to 1, so with log(3/4) or log(1/4).
+    logits = torch.tensor([[math.log(3.0), 0.0]])
     for token, probability in ((0, 3 / 4), (1, 1 / 4)):
-        got = sequence_log_probs(logits, torch.tensor([[1, token]]), mask)
-        torch.testing.assert_close(got, torch.tensor([math.log(probability)]))
-
-
-def test_log_probs_equal_trl() -> None:
-    torch.manual_seed(0)
-    logits, ids = torch.randn(3, 7, 11), torch.randint(11, (3, 7))
-    mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [0, 1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1]])
-    expected = (selective_log_softmax(logits[:, :-1], ids[:, 1:]) * mask[:, 1:]).sum(-1)
-    torch.testing.assert_close(sequence_log_probs(logits, ids, mask), expected)
-
-
-def test_what_is_masked_out_changes_nothing() -> None:
-    torch.manual_seed(0)
-    logits, ids = torch.randn(1, 6, 5), torch.randint(5, (1, 6))
-    mask = torch.tensor([[0, 0, 1, 1, 0, 0]])
-    other = torch.where(mask.bool(), ids, (ids + 1) % 5)
-    assert torch.equal(sequence_log_probs(logits, ids, mask), sequence_log_probs(logits, other, mask))
+        log_probs, is_best = token_log_probs(logits, torch.tensor([token]))
+        torch.testing.assert_close(log_probs, torch.tensor([math.log(probability)]))
+        assert is_best.item() == (token == 0)
 
 
 def test_scores_per_token_equal_trl_and_name_the_best() -> None:
@@ -63,7 +47,7 @@ def test_tiles_of_logits_score_as_all_logits_do(tile: int, monkeypatch: pytest.M
 def test_sums_are_per_sequence_and_within_a_part() -> None:
     mask = torch.tensor([[0, 1, 1, 1], [1, 0, 0, 1]], dtype=torch.bool)
     part = torch.tensor([[0, 1, 0, 1], [1, 0, 0, 0]])
-    got = sequence_sums(torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0]), mask, part)
+    got = sequence_log_probs(torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0]), mask, part)
     assert got.tolist() == [1.0 + 4.0, 8.0]
 
 
