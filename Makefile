@@ -100,6 +100,12 @@ $(OUT)/evaluate/summary.json: $(CONFIGS)/evaluate.yaml $(OUT)/stage3_sft/hf/conf
 	@cp configs/OUTPUTS.md $(OUT)/README.md
 	$(COLLECT) evaluate --config $<
 
+# ---- what was trained, in use
+
+.PHONY: rewrite
+rewrite: $(OUT)/stage1_graph/meta.json $(OUT)/stage1_rewriter/hf/config.json ## Stage 1 on prompts of your own: make rewrite ARGS='"a red ball"', or one a line on standard input
+	@$(COLLECT) rewrite --config $(CONFIGS)/rewrite.yaml $(ARGS)
+
 # ---- the committed toy weights, from nothing
 
 GENERATOR := outputs/toy_generator

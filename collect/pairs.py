@@ -9,12 +9,13 @@ from rich.console import Console
 
 from collect import tracking
 from collect.intent import IntentGate
+from collect.prompts import fault
 from collect.protocols import LanguageModel
 from data_modules import templates
 from data_modules.records import Caption, Rewrite, content_id, read_records, unique, write_records
 
 NUM_EXAMPLES_LOGGED = 30
-FUNNEL = ("asked", "unchanged", "adds", "repeated", "kept")
+FUNNEL = ("asked", "empty", "unchanged", "adds", "repeated", "kept")
 
 
 def pairs(
@@ -68,7 +69,9 @@ def pairs(
         rows: list[list[tracking.Cell]] = []
         seen: set[str] = set()
         for text, (caption, style), report in zip(deformed, asked, reports, strict=True):
-            if text == caption.caption:
+            if fault(text):
+                outcome = "empty"
+            elif text == caption.caption:
                 outcome = "unchanged"
             elif not report.passed:
                 outcome = "adds"
@@ -105,5 +108,5 @@ def _pair(deformed: str, caption: str) -> Rewrite:
 def _told(funnel: Counter[str]) -> str:
     return (
         f"{funnel['asked']} deformations: {funnel['kept']} kept, {funnel['adds']} say more than their caption, "
-        f"{funnel['unchanged']} unchanged, {funnel['repeated']} repeated"
+        f"{funnel['unchanged']} unchanged, {funnel['repeated']} repeated, {funnel['empty']} empty"
     )

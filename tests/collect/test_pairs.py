@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar, get_args
 
 import pytest
 
 from collect.intent import IntentGate
 from collect.language_models import TransformersLM
 from collect.pairs import pairs
+from data_modules import templates
 from data_modules.records import Caption, Messages, Rewrite, read_records, write_records
 from data_modules.toyworld import asked
 from data_modules.toyworld.__main__ import write
@@ -78,3 +80,49 @@ def test_settings_are_checked_before_work(captions: Path, gate: IntentGate, tmp_
         pairs(captions, tmp_path, Parrot(None), gate, val_share=1)
     with pytest.raises(ValueError, match="limit must be at least 2"):
         pairs(captions, tmp_path, Parrot(None), gate, limit=1)
+
+
+class ByStyle:
+    """Answers each caption in the form that is asked for, as a language model may; some captions it fails at."""
+
+    forms: ClassVar[dict[str, str]] = {
+        "short": "{colour} kite",
+        "generic": "A {colour} kite is flying over a beach at noon.",
+        "reordered": "At noon, over a beach, a {colour} kite is flying.",
+        "long": "There is a kite. The kite is {colour}. The kite is flying. It is flying over a beach. It is noon.",
+        "tags": "{colour} kite, flying, beach, noon",
+    }
+    failures: ClassVar[dict[str, str]] = {
+        "red": "",
+        "blue": "I'm sorry, but I cannot help with that.",
+        "green": "Sure, here is a short version: green kite",
+        "pink": "\u4e00\u53ea\u98ce\u7b5d",
+        "white": "... ?!",
+    }
+
+    def __init__(self, style: str) -> None:
+        self.style = style
+
+    def complete(self, conversations: Sequence[Messages], *, seed: int) -> list[str]:
+        colours = [messages[0]["content"].split("Description: a ")[1].split()[0] for messages in conversations]
+        return [self.failures.get(colour, self.forms[self.style].format(colour=colour)) for colour in colours]
+
+
+@pytest.mark.parametrize("style", get_args(templates.DeformStyle))
+def test_every_style_goes_through_and_what_the_language_model_fails_at_is_left_out_and_counted(
+    style: templates.DeformStyle, gate: IntentGate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    colours = ("red", "blue", "green", "pink", "white", "black", "yellow", "purple", "grey", "brown", "orange")
+    captions = [f"a {colour} kite flying over a beach at noon." for colour in colours]
+    write_records(tmp_path / "captions.jsonl", [Caption(text, text, "test") for text in captions])
+    pairs(tmp_path / "captions.jsonl", tmp_path, ByStyle(style), gate, styles=[style], val_share=0.3)
+    records = [record for split in ("train", "val") for record in read_records(tmp_path / f"{split}.jsonl", Rewrite)]
+    answered = {record.completion[0]["content"]: record.prompt for record in records}
+    assert answered == {
+        caption: templates.refactor(ByStyle.forms[style].format(colour=colour))
+        for colour, caption in zip(colours, captions, strict=True)
+        if colour not in ByStyle.failures
+    }
+    assert "11 deformations: 6 kept, 3 say more than their caption, 0 unchanged, 0 repeated, 2 empty" in " ".join(
+        capsys.readouterr().out.split()
+    )
