@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -181,7 +181,7 @@ class VLMVerifier(QuestionVerifier):
         max_frames: sampled from a whole video, at most.
         max_new_tokens: after which an answer is cut.
         device: where the model runs.
-        dtype: precision of the weights, as torch names it.
+        dtype: precision of the weights.
         name: under which verdicts are kept.
 
     Raises:
@@ -197,7 +197,7 @@ class VLMVerifier(QuestionVerifier):
         max_frames: int = 32,
         max_new_tokens: int = 512,
         device: str = "cpu",
-        dtype: str = "float32",
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         name: str = "vlm",
     ) -> None:
         super().__init__(fps, max_frames, max_new_tokens, name)

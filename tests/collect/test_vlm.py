@@ -14,7 +14,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from jsonargparse import capture_parser
 
+import collect.__main__
+from collect.prompts import read_prompts
 from collect.protocols import Verdict
 from collect.verifiers import VLMEndpointVerifier, VLMVerifier
 from collect.verifiers.vlm import parse_verdict, questions_about
@@ -23,6 +26,7 @@ from data_modules import templates
 from data_modules.records import Prompt
 
 ROOT = Path(__file__).parents[2]
+PHYSICS = ROOT.parent / "shared" / "data" / "rapo" / "physics_examples.csv"
 PROMPT = Prompt("0", "a red ball")
 WITH_TASK = Prompt("1", "a red ball", "Gravity pulls it down.")
 GOOD = {"answers": ["yes", "no"], "score": 2, "critique": "It is a box."}
@@ -88,6 +92,39 @@ def test_answers_become_named_scores_and_words() -> None:
 def test_parsing_is_strict(answer: str, fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
         parse_verdict(answer, questions_about(PROMPT), False)
+
+
+REAL_CONFIG = """
+verifiers:
+  - class_path: collect.verifiers.VLMVerifier
+    init_args: {pretrained: Qwen/Qwen2.5-VL-7B-Instruct, batch_size: 4, device: cuda, dtype: bfloat16}
+  - class_path: collect.verifiers.VLMEndpointVerifier
+    init_args: {model: Qwen/Qwen2.5-VL-72B-Instruct, base_url: http://localhost:8000/v1, name: large}
+  - class_path: collect.verifiers.ConsistencyVerifier
+  - class_path: collect.verifiers.FlowVerifier
+    init_args:
+      language_model:
+        class_path: collect.language_models.TransformersLM
+        init_args: {pretrained: Qwen/Qwen2.5-7B-Instruct, device: cuda, dtype: bfloat16}
+"""
+
+
+def test_verifiers_of_real_size_are_configured_by_name(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(
+        f"prompts: p.txt\noutput: out\ngenerator: tests.collect.fakes.FakeGenerator\n{REAL_CONFIG}"
+    )
+    parser = capture_parser(collect.__main__.main)
+    parsed = parser.parse_args(["run", "--config", str(tmp_path / "run.yaml")])
+    assert [verifier.init_args.get("name") for verifier in parsed.run.verifiers[:2]] == ["vlm", "large"]
+
+
+@pytest.mark.skipif(not PHYSICS.is_file(), reason="the physics prompts are not here")
+def test_real_prompts_and_their_laws_are_asked_after() -> None:
+    for prompt in read_prompts(PHYSICS):
+        *wanted, rule = questions_about(prompt)
+        assert rule == f"Does the video obey this rule: {prompt.task}"
+        assert len(wanted) >= 2
+        assert all(question.endswith("?") for question in wanted)
 
 
 @dataclass
@@ -172,7 +209,9 @@ def test_long_videos_are_sampled_up_to_the_limit(endpoint: Endpoint, video: Path
     assert shown(endpoint.requests[0]) == pytest.approx([20, 140, 230], abs=4)
 
 
-def test_a_malformed_answer_is_asked_again_once_with_what_is_wrong(endpoint: Endpoint, video: Path) -> None:
+def test_the_published_script_skips_what_failed_and_this_one_asks_again_with_what_is_wrong(
+    endpoint: Endpoint, video: Path
+) -> None:
     bad = json.dumps(GOOD | {"score": 9})
     endpoint.script = lambda request: json.dumps(GOOD) if len(request["messages"]) == 3 else bad
     assert verifier(endpoint).judge([PROMPT], [video]) == [JUDGED]
