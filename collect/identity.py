@@ -1,6 +1,7 @@
 """What a backend is, in a form that can be stored and compared."""
 
 import hashlib
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,14 @@ SAMPLE_BYTES = 1 << 16
 NUM_SAMPLES = 64
 CONTENT = (".json", ".safetensors", ".model", ".parquet", ".npy")
 # How fast and where a backend computes, which is not what it answers.
-SHAPELESS = {"batch_size", "device", "base_url", "timeout", "num_workers"}
+SHAPELESS = {"batch_size", "device", "base_url", "timeout", "num_workers", "num_parallel", "max_retries"}
 
 
 def identify(config: Any) -> Any:
     """Describe backends by their configuration as JSON: classes and arguments, and of directories the content.
 
-    A model that was trained again in the same directory is another one; one that runs on another device is not.
+    A model that was trained again in the same directory is another one, and so is a function that was rewritten; one
+    that runs on another device is not.
 
     Args:
         config: of one or more backends, nested as in YAML.
@@ -28,6 +30,9 @@ def identify(config: Any) -> Any:
     if isinstance(config, (str, Path)):
         folder = Path(config)
         return f"{folder.name} {sampled_digest(folder)}" if len(str(config)) < 1024 and folder.is_dir() else str(config)
+    if inspect.isroutine(config):  # jsonargparse has imported what a config names by its path
+        source = inspect.getsource(config) if inspect.isfunction(config) else ""
+        return f"{config.__module__}.{config.__qualname__} {hashlib.sha256(source.encode()).hexdigest()}"
     return config
 
 

@@ -1,6 +1,8 @@
 """A function of the user's judges videos: named by import path, refused early where it is not there or not right."""
 
+import importlib
 import json
+import linecache
 import os
 import re
 import subprocess
@@ -14,6 +16,7 @@ from jsonargparse import capture_parser
 
 import collect.__main__
 import collect.verifiers.callable
+from collect.identity import identify
 from collect.protocols import Verdict
 from collect.store import read_trajectories
 from collect.verifiers import CallableVerifier
@@ -120,3 +123,16 @@ def test_the_documented_example_runs_from_the_users_own_folder(tmp_path: Path, v
     assert search.raw.assessment.scores.keys() == {"sharpness/score"}
     assert search.raw.assessment.scores["sharpness/score"] < 0.5
     assert search.raw.assessment.critique == "The picture is blurred."
+
+
+def test_a_function_is_known_by_its_path_and_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    identities = []
+    for constant in ("0.5", "0.5", "0.6"):
+        (tmp_path / "fickle.py").write_text(f"def judge(prompt, frames):\n    return {constant}\n")
+        linecache.clearcache()
+        monkeypatch.delitem(sys.modules, "fickle", raising=False)
+        importlib.invalidate_caches()
+        identities.append(identify({"function": importlib.import_module("fickle").judge})["function"])
+    assert all(identity.startswith("fickle.judge ") for identity in identities)
+    assert identities[0] == identities[1] != identities[2]
