@@ -1,4 +1,4 @@
-"""python -m collect {graph,pairs,labels,choice,run,mine,evaluate,rewrite}: what uses trained models."""
+"""python -m collect {graph,pairs,labels,choice,run,mine,export,evaluate,rewrite}: what uses trained models."""
 
 import logging
 import os
@@ -13,6 +13,7 @@ from rich.console import Console
 from collect.attempts import BackendError
 from collect.discriminator import choice
 from collect.evaluate import evaluate
+from collect.export import export
 from collect.graph import graph
 from collect.identity import identify
 from collect.labels import labels
@@ -29,6 +30,7 @@ VERBS: dict[str, Any] = {
     "choice": choice,
     "run": run,
     "mine": mine,
+    "export": export,
     "evaluate": evaluate,
     "rewrite": rewrite,
 }

@@ -97,6 +97,16 @@ class Shot:
     request: RenderRequest
 
 
+@dataclass(frozen=True)
+class JudgedVideo:
+    """A video that is there, and what each verifier says of it as an answer to a raw prompt."""
+
+    path: Path
+    seed: int
+    generator: str
+    verdicts: dict[str, Verdict]
+
+
 class Store:
     """The one writer of a folder of trajectories; a context manager whose methods any thread may call.
 
@@ -397,6 +407,24 @@ def read_seed_scores(folder: Path) -> dict[tuple[str, str], dict[int, dict[str, 
             of_seed = scores.setdefault((prompt_id, text), {}).setdefault(seed, {})
             of_seed.update({f"{verifier}/{metric}": value for metric, value in json.loads(values).items()})
     return scores
+
+
+def read_videos(folder: Path) -> dict[tuple[str, str], list[JudgedVideo]]:
+    """Read every judged video of a store that :func:`read_trajectories` accepts, by prompt id and text."""
+    query = (
+        "SELECT prompt_id, renders.prompt, video, seed, generator, verifier, scores, critique, {error} "
+        "FROM verdicts JOIN renders ON renders.id = render_id ORDER BY prompt_id, renders.prompt, seed, verifier"
+    )
+    videos: dict[tuple[str, str], dict[str, JudgedVideo]] = {}
+    with contextlib.closing(sqlite3.connect(folder / DATABASE, timeout=BUSY_TIMEOUT)) as database:
+        made = _meta(database) or {}
+        query = query.format(error="error" if made["schema_version"] > 1 else "NULL")
+        for prompt_id, text, video, seed, generator, verifier, scores, critique, error in database.execute(query):
+            judged = videos.setdefault((prompt_id, text), {}).setdefault(
+                video, JudgedVideo(folder / video, seed, generator, {})
+            )
+            judged.verdicts[verifier] = Verdict(json.loads(scores), critique, error)
+    return {key: list(found.values()) for key, found in videos.items()}
 
 
 def _meta(database: sqlite3.Connection) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """collect run: from a file of prompts to trajectories, and what is refused before it starts."""
 
 import json
+import re
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from lightning.pytorch.loggers import WandbLogger
 import collect.__main__
 from collect import tracking
 from collect.generators import DiffusersGenerator
+from collect.identity import identify
 from collect.prompts import read_prompts
 from collect.run import run
 from collect.store import read_trajectories
@@ -116,6 +118,8 @@ def test_prompt_files_without_prompts_are_refused(tmp_path: Path, name: str, con
         ({"num_seeds": 0}, "num_seeds must be at least 1, got 0"),
         ({"patience": 0}, "patience must be at least 1, got 0"),
         ({"limit": 0}, "limit must be at least 1, got 0"),
+        ({"budget": 1}, "budget must be a multiple of num_seeds, which is 2 videos a text, got 1"),
+        ({"budget": 5}, "budget must be a multiple of num_seeds, which is 2 videos a text, got 5"),
         ({"proposer": None}, "rounds is 2 but there is no proposer"),
         ({"verifiers": []}, "verifiers is empty"),
         ({"verifiers": [FakeVerifier(), FakeVerifier()]}, "distinct names, got fake, fake"),
@@ -125,6 +129,23 @@ def test_settings_that_make_no_sense_are_refused(prompts: Path, tmp_path: Path, 
     with pytest.raises(ValueError, match=message):
         search(prompts, tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()
+
+
+class NotedGenerator(FakeGenerator):
+    def __init__(self, batch_size: int, note: str | None = None) -> None:
+        super().__init__(batch_size)
+
+
+class CountedGenerator(FakeGenerator):
+    instances = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        CountedGenerator.instances += 1
+
+
+class OtherProposer(FakeProposer):
+    pass
 
 
 class Unloadable(FakeGenerator):
@@ -173,6 +194,115 @@ def test_the_command_runs_a_config(prompts: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(sys, "argv", ["collect", "run", "--config", str(tmp_path / "run.yaml")])
     collect.__main__.main()
     assert len(read_trajectories(tmp_path / "out")[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("backend", "change", "message"),
+    [
+        ("verifiers", {"ceiling": 6.0}, r"backends\.verifiers was"),
+        ("proposer", {"class_path": f"{__name__}.OtherProposer"}, "proposer was 'FakeProposer' and is now 'Other"),
+        ("generator", {"note": "sharper"}, r"backends\.generator\.note was None and is now 'sharper'"),
+    ],
+)
+def test_every_backend_that_is_changed_between_two_starts_is_noticed(
+    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, backend: str, change: dict, message: str
+) -> None:
+    config = {
+        "prompts": str(prompts),
+        "output": str(tmp_path / "out"),
+        "generator": {"class_path": f"{__name__}.NotedGenerator", "init_args": {"batch_size": 2}},
+        "verifiers": [{"class_path": "tests.collect.fakes.FakeVerifier", "init_args": {"ceiling": 12.0}}],
+        "proposer": {"class_path": "tests.collect.fakes.FakeProposer"},
+        "rounds": 1,
+    }
+
+    def start() -> None:
+        (tmp_path / "run.yaml").write_text(json.dumps(config))
+        monkeypatch.setattr(sys, "argv", ["collect", "run", "--config", str(tmp_path / "run.yaml")])
+        collect.__main__.main()
+
+    start()
+    config["generator"]["init_args"]["batch_size"] = 3  # how fast is not what
+    start()
+    changed = config[backend][0] if backend == "verifiers" else config[backend]
+    changed.update(change) if "class_path" in change else changed["init_args"].update(change)
+    with pytest.raises(SystemExit):
+        start()
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_model_trained_again_in_the_same_folder_is_another_one(tmp_path: Path) -> None:
+    config = {"class_path": "a.LM", "init_args": {"pretrained": str(tmp_path), "device": "cpu", "temperature": 1.0}}
+    (tmp_path / "model.safetensors").write_bytes(b"old")
+    first = identify(config)
+    assert first["temperature"] == 1.0
+    assert identify(config | {"init_args": config["init_args"] | {"device": "cuda:1"}}) == first
+    (tmp_path / "model.safetensors").write_bytes(b"new")
+    assert identify(config) != first
+
+
+def test_a_budget_bounds_the_videos_of_every_prompt(prompts: Path, tmp_path: Path) -> None:
+    generator = FakeGenerator()
+    search(prompts, tmp_path / "out", generator=generator, rounds=5, patience=5, budget=6)
+    searches, _ = read_trajectories(tmp_path / "out")
+    assert [len(s.candidates) for s in searches] == [3, 3, 3]  # of two videos each
+    assert len(generator.made) == 18
+
+
+def test_prompts_whose_names_are_numbers_are_found_again(tmp_path: Path) -> None:
+    """The published demo names its videos 0000001, reads 1 back and judges them all again."""
+    (tmp_path / "p.csv").write_text("id,captions\n0000001,a red box\n0000002,0000002\n")
+    made = []
+    for _ in range(2):
+        generator = FakeGenerator()
+        search(tmp_path / "p.csv", tmp_path / "out", generator=generator)
+        made.append(len(generator.made))
+    assert made[0] > 0
+    assert made[1] == 0
+    assert [s.prompt.prompt for s in read_trajectories(tmp_path / "out")[0]] == ["a red box", "0000002"]
+
+
+def test_every_verdict_is_a_number_in_the_database(prompts: Path, tmp_path: Path) -> None:
+    """The published demo asks its model for a score from 1 to 5 and never reads it."""
+    search(prompts, tmp_path / "out")
+    database = sqlite3.connect(tmp_path / "out/trajectories.sqlite")
+    scores = [json.loads(row) for (row,) in database.execute("SELECT scores FROM verdicts")]
+    database.close()
+    assert scores
+    assert all(0 <= value <= 1 for row in scores for value in row.values())
+
+
+def test_the_last_round_ends_with_an_answer_no_worse_than_what_the_user_wrote(prompts: Path, tmp_path: Path) -> None:
+    """The published demo keeps no record of the best prompt: its log ends with whatever was written last."""
+
+    class Spoiler(FakeProposer):
+        def propose(self, prompts, current, critiques, histories, *, seed):
+            return [[f"{text} zzz {seed}"] for text in current]
+
+    search(prompts, tmp_path / "out", rewriter=None, proposer=Spoiler())
+    database = sqlite3.connect(tmp_path / "out/trajectories.sqlite")
+    champions = database.execute("SELECT prompts.prompt, text FROM champions JOIN prompts ON id = prompt_id").fetchall()
+    database.close()
+    assert len(champions) == 3
+    assert all(prompt == text for prompt, text in champions)
+
+
+def test_each_backend_is_made_once_for_the_whole_run(
+    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The published demo loads its language model and its judge from disk at every call."""
+    config = {
+        "prompts": str(prompts),
+        "output": str(tmp_path / "out"),
+        "generator": {"class_path": f"{__name__}.CountedGenerator"},
+        "verifiers": [{"class_path": "tests.collect.fakes.FakeVerifier"}],
+        "proposer": {"class_path": "tests.collect.fakes.FakeProposer"},
+    }
+    (tmp_path / "run.yaml").write_text(json.dumps(config))
+    monkeypatch.setattr(sys, "argv", ["collect", "run", "--config", str(tmp_path / "run.yaml")])
+    CountedGenerator.instances = 0
+    collect.__main__.main()
+    assert CountedGenerator.instances == 1
 
 
 def test_each_round_and_the_trajectories_are_logged_offline(
