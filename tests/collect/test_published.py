@@ -4,19 +4,24 @@ import csv
 import json
 import shutil
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import networkx as nx
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 import collect.__main__
+import collect.graph
 from collect.encoders import load_encoder
 from collect.graph import RelationGraph, Retrieval, graph
-from collect.modifiers import Modifiers, read_csv
+from collect.modifiers import Modifiers, normalise, read_csv
 
 Command = Callable[..., None]
 Row = tuple[list[str], list[str], list[str]]  # verbs, scenarios, places
@@ -190,6 +195,48 @@ def test_published_graphs_that_do_not_fit_are_refused(tmp_path: Path, caplog: py
     nx.write_graphml(linked, whole / "graph_place_verb.graphml")
     RelationGraph.from_published(whole)
     assert "1 edges are left out" in caplog.text
+
+
+def hashed(phrases: Sequence[str], encoder: str | None, scratch: Path | None = None) -> NDArray[np.float16]:
+    """Stands in for the encoder, which would take minutes: one unit vector for one phrase."""
+    rows = [np.random.default_rng(list(phrase.encode())).standard_normal(8) for phrase in phrases]
+    return np.array([row / np.linalg.norm(row) for row in rows], np.float16).reshape(-1, 8)
+
+
+WRITTEN = ("a", "A ", "b", " b", "c d", "c  D", "\u00c9", "'", "e, f", '"', "<&>", "1", "01")
+PHRASES = st.lists(st.sampled_from(WRITTEN), max_size=3)
+CAPTIONS = st.lists(
+    st.builds(
+        Modifiers, st.just("id"), PHRASES.map(tuple), PHRASES.map(tuple), PHRASES.map(tuple), PHRASES.map(tuple)
+    ).filter(lambda caption: bool(caption.scene)),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(first=CAPTIONS, second=CAPTIONS)
+def test_any_two_corpora_make_one_graph_in_two_sittings_and_it_survives_an_export(
+    first: list[Modifiers], second: list[Modifiers]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as name:
+        patch.setattr(collect.graph, "encode", hashed)
+        both = RelationGraph.build([*first, *second])
+        RelationGraph.build(first).save(Path(name) / "graph")
+        RelationGraph.build(second, RelationGraph.open(Path(name) / "graph")).save(Path(name) / "graph")
+        graph(Path(name) / "graph", export=Path(name) / "published")
+        for built in (RelationGraph.open(Path(name) / "graph"), RelationGraph.from_published(Path(name) / "published")):
+            same(built, both)
+            np.testing.assert_array_equal(built.embeddings, both.embeddings)
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for caption in (*first, *second):
+        named = {(kind, normalise(phrase)) for phrase, kind in caption.phrases()}
+        counts.update((scene, *node) for of, scene in named for node in named if of == "scene" != node[0])
+    rows = both.nodes.to_pylist()
+    assert {
+        (rows[edge["scene"]]["phrase"], rows[edge["modifier"]]["kind"], rows[edge["modifier"]]["phrase"]): edge["count"]
+        for edge in both.edges.to_pylist()
+    } == counts
 
 
 # What the published scripts get wrong
