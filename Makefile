@@ -5,6 +5,7 @@ SHELL := /bin/bash
 
 SIZE ?= toy
 STAGE ?= evaluate
+ROUNDS ?= 1
 ARGS ?=
 CONFIGS := configs/$(SIZE)
 OUT := outputs/$(SIZE)
@@ -43,19 +44,42 @@ install: $(INSTALLED) ## Make .venv with the pinned versions (does nothing when 
 
 # ---- the pipeline: stages meet on disk, a finished stage is not run twice
 
-.PHONY: train data graph pairs rewriter labels discriminator collect mine sft dpo evaluate
-train: $(STAGE) ## All three stages on the toy world, with a closing table (STAGE=sft runs up to that stage)
+# A round searches with a rewriter and tunes it on what was found. Round 1 is as configured, and begins with stage 1's
+# rewriter; a later one begins with the rewriter that the round before tuned, and has configs and folders of its own.
+ROUND ?= 1
+HERE := $(OUT)
+ROUND_CONFIGS := $(CONFIGS)
+BEGINNER := $(OUT)/stage1_rewriter/hf
+TUNED := stage3_dpo
+ifneq ($(ROUND),1)
+HERE := $(OUT)/round$(ROUND)
+ROUND_CONFIGS := $(HERE)/configs
+EARLIER := $(OUT)$(if $(filter-out 2,$(ROUND)),/round$(shell expr $(ROUND) - 1))
+BEGINNER := $(EARLIER)/$(TUNED)/hf
+endif
+
+# What is compared: so many held-out prompts and seeds. evaluate-full takes all, in folders of its own.
+EVALUATION := evaluate
+HELD_OUT := 48
+SEEDS := 2
+
+.PHONY: train data graph pairs rewriter labels discriminator collect mine sft dpo evaluate evaluate-full
+train: ## All three stages on the toy world, with a closing table (STAGE=sft runs up to that stage, ROUNDS=2 tunes twice)
+	@for round in $$(seq $(ROUNDS)); do $(MAKE) --no-print-directory ROUND=$$round $(STAGE) || exit; done
+
 data: $(OUT)/data/captions.jsonl ## The toy world's captions and prompts
 graph: $(OUT)/stage1_graph/meta.json ## Stage 1: relation graph of the captions
 pairs: $(OUT)/stage1_pairs/train.jsonl ## Stage 1: deformed-caption to caption pairs
 rewriter: $(OUT)/stage1_rewriter/hf/config.json ## Stage 1: train and export the rewriter
 labels: $(OUT)/stage1_labels/train.jsonl ## Stage 1: which of two rewrites the generator draws better
 discriminator: $(OUT)/stage1_discriminator/choice.json ## Stage 1: train, export and measure what chooses between rewrites
-collect: $(OUT)/stage2_collect/done.json ## Stage 2: generate, judge, rewrite; resumes where it stopped
-mine: $(OUT)/stage2_mine/sft/train.jsonl ## Stage 2: mine training records and preference pairs from the trajectories
-sft: $(OUT)/stage3_sft/hf/config.json ## Stage 3: tune and export the rewriter
-dpo: $(OUT)/stage3_dpo/hf/config.json ## Stage 3: tune it on preference pairs, and export
-evaluate: $(OUT)/evaluate/summary.json ## Compare raw, direct, stage 1, SSPO and tuned on held-out prompts
+collect: $(HERE)/stage2_collect/done.json ## Stage 2: generate, judge, rewrite; resumes where it stopped
+mine: $(HERE)/stage2_mine/sft/train.jsonl ## Stage 2: mine training records and preference pairs from the trajectories
+sft: $(HERE)/stage3_sft/hf/config.json ## Stage 3: tune and export the rewriter
+dpo: $(HERE)/stage3_dpo/hf/config.json ## Stage 3: tune it on preference pairs, and export
+evaluate: $(HERE)/$(EVALUATION)/summary.json ## Compare all methods on held-out prompts, each at its cost
+evaluate-full: ## The same on every held-out prompt, with twice the seeds
+	@$(MAKE) --no-print-directory EVALUATION=evaluate_full HELD_OUT=null SEEDS=4 evaluate
 
 $(OUT)/data/captions.jsonl: | $(INSTALLED)
 	$(PYTHON) -m data_modules.toyworld --output_dir $(@D)
@@ -80,25 +104,55 @@ $(OUT)/stage1_discriminator/hf/config.json: $(CONFIGS)/stage1_discriminator.yaml
 $(OUT)/stage1_discriminator/choice.json: $(CONFIGS)/stage1_choice.yaml $(OUT)/stage1_discriminator/hf/config.json
 	$(COLLECT) choice --config $<
 
-$(OUT)/stage2_collect/done.json: $(CONFIGS)/stage2_collect.yaml $(OUT)/stage1_rewriter/hf/config.json
-	$(call set_aside,$(@D),$(OUT)/stage1_rewriter/hf/config.json)
+$(HERE)/stage2_collect/done.json: $(ROUND_CONFIGS)/stage2_collect.yaml $(BEGINNER)/config.json
+	$(call set_aside,$(@D),$(BEGINNER)/config.json)
 	$(COLLECT) run --config $<
 
-$(OUT)/stage2_mine/sft/train.jsonl: $(CONFIGS)/stage2_mine.yaml $(OUT)/stage2_collect/done.json
+# With the records of all rounds before: their prompts are others, so no prompt comes into two splits.
+$(HERE)/stage2_mine/sft/train.jsonl: $(ROUND_CONFIGS)/stage2_mine.yaml $(HERE)/stage2_collect/done.json
 	$(COLLECT) mine --config $<
+	$(if $(EARLIER),for file in $$(cd $(EARLIER)/stage2_mine && find . -name '*.jsonl'); do \
+		cat $(EARLIER)/stage2_mine/$$file >> $(HERE)/stage2_mine/$$file; done)
 
-$(OUT)/stage3_sft/hf/config.json: $(CONFIGS)/stage3_sft.yaml $(OUT)/stage2_mine/sft/train.jsonl
-	$(TRAINER) fit --config $< $(call resume,$(OUT)/stage3_sft,$(OUT)/stage2_mine/sft/train.jsonl) $(ARGS)
-	$(TRAINER) export --config $< --ckpt_path $(OUT)/stage3_sft/checkpoints/best.ckpt --output_dir $(@D)
+$(HERE)/stage3_sft/hf/config.json: $(ROUND_CONFIGS)/stage3_sft.yaml $(HERE)/stage2_mine/sft/train.jsonl
+	$(TRAINER) fit --config $< $(call resume,$(HERE)/stage3_sft,$(HERE)/stage2_mine/sft/train.jsonl) $(ARGS)
+	$(TRAINER) export --config $< --ckpt_path $(HERE)/stage3_sft/checkpoints/best.ckpt --output_dir $(@D)
 
-$(OUT)/stage3_dpo/hf/config.json: $(CONFIGS)/stage3_dpo.yaml $(OUT)/stage3_sft/hf/config.json
-	$(TRAINER) fit --config $< $(call resume,$(OUT)/stage3_dpo,$(OUT)/stage3_sft/hf/config.json) $(ARGS)
-	$(TRAINER) export --config $< --ckpt_path $(OUT)/stage3_dpo/checkpoints/best.ckpt --output_dir $(@D)
+$(HERE)/stage3_dpo/hf/config.json: $(ROUND_CONFIGS)/stage3_dpo.yaml $(HERE)/stage3_sft/hf/config.json
+	$(TRAINER) fit --config $< $(call resume,$(HERE)/stage3_dpo,$(HERE)/stage3_sft/hf/config.json) $(ARGS)
+	$(TRAINER) export --config $< --ckpt_path $(HERE)/stage3_dpo/checkpoints/best.ckpt --output_dir $(@D)
 
-$(OUT)/evaluate/summary.json: $(CONFIGS)/evaluate.yaml $(OUT)/stage3_sft/hf/config.json
-	$(call set_aside,$(@D),$(OUT)/stage3_sft/hf/config.json)
+$(OUT)/$(EVALUATION)_search/done.json: $(CONFIGS)/stage2_collect.yaml $(OUT)/stage1_rewriter/hf/config.json
+	$(call set_aside,$(@D),$(OUT)/stage1_rewriter/hf/config.json)
+	$(COLLECT) run --config $< --prompts $(OUT)/data/prompts/test.jsonl --limit $(HELD_OUT) --output $(@D) \
+		--videos $(OUT)/evaluate_videos --logger.init_args.name $(EVALUATION)_search --logger.init_args.save_dir $(@D)
+
+$(HERE)/$(EVALUATION)/summary.json: $(ROUND_CONFIGS)/evaluate.yaml $(HERE)/$(TUNED)/hf/config.json \
+		$(OUT)/$(EVALUATION)_search/done.json
 	@cp configs/OUTPUTS.md $(OUT)/README.md
-	$(COLLECT) evaluate --config $<
+	$(COLLECT) evaluate --config $< --limit $(HELD_OUT) --num_seeds $(SEEDS) --output $(@D) \
+		--search $(OUT)/$(EVALUATION)_search --videos $(OUT)/evaluate_videos --logger.init_args.save_dir $(@D) \
+		$(if $(EARLIER),--earlier $(EARLIER)/$(EVALUATION))
+
+# A later round's configs are round 1's with other folders, the next training prompts and the rewriter it begins with.
+ifneq ($(ROUND),1)
+EDITS := -e 's!$(OUT)/(stage[23]_|evaluate([/},]|$$))!$(HERE)/\1!' -e 's!name: (stage|evaluate)!name: round$(ROUND)_\1!'
+$(ROUND_CONFIGS)/stage2_collect.yaml: EDITS += -e 's!$(OUT)/data/prompts/train!$(HERE)/prompts!' \
+	-e 's!$(OUT)/stage1_rewriter/hf!$(BEGINNER)!'
+$(ROUND_CONFIGS)/stage2_collect.yaml: $(HERE)/prompts.jsonl
+
+$(ROUND_CONFIGS)/%.yaml: $(CONFIGS)/%.yaml
+	@mkdir -p $(@D)
+	sed -E $(EDITS) $< > $@
+
+$(HERE)/prompts.jsonl: $(CONFIGS)/stage2_collect.yaml $(OUT)/data/captions.jsonl
+	@mkdir -p $(@D)
+	limit=$$(sed -n 's/^limit: //p' $<); tail -n +$$((($(ROUND) - 1) * limit + 1)) $(OUT)/data/prompts/train.jsonl > $@
+
+$(EARLIER)/$(TUNED)/hf/config.json $(EARLIER)/$(EVALUATION)/summary.json:
+	$(MAKE) --no-print-directory ROUND=$$(($(ROUND) - 1)) evaluate
+$(HERE)/$(EVALUATION)/summary.json: | $(EARLIER)/$(EVALUATION)/summary.json
+endif
 
 # ---- what was trained, in use
 

@@ -17,10 +17,10 @@ from scipy.stats import bootstrap
 from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 
 from collect import tracking
-from collect.evaluate import NUM_RESAMPLES
 from collect.intent import IntentGate
 from collect.language_models import TransformersLM
 from collect.protocols import Rewriter
+from collect.report import NUM_RESAMPLES
 from data_modules.records import Choice, Messages, Prompt, read_records
 from data_modules.templates import CHOICE_LABELS, choose
 

@@ -35,6 +35,11 @@ class Run:
         data = [[wandb.Video(str(c), format="mp4") if isinstance(c, Path) else c for c in row] for row in rows]
         self._logger.log_table(name, columns=list(columns), data=data)
 
+    def log_image(self, name: str, path: Path) -> None:
+        """Log a picture."""
+        if self._logger is not None:
+            self._logger.log_image(name, [str(path)])
+
 
 @contextmanager
 def start(wandb_logger: WandbLogger | None, job_type: str) -> Iterator[Run]:

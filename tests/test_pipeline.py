@@ -1,6 +1,7 @@
 """All three stages through the command lines a user types, with the committed configs and small counts."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,12 +13,25 @@ from transformers import pipeline
 
 import collect.__main__
 import train.cli
+from collect.intent import IntentGate
+from collect.language_models import TransformersLM
+from collect.rewriters import LMRewriter
+from collect.store import read_trajectories
 from data_modules.records import Result, Rewrite, read_records
 from data_modules.toyworld.__main__ import write
 from tests.conftest import OfflineRun
 
 ROOT = Path(__file__).parents[1]
+CONFIGS = Path("configs/toy")
 OUT = Path("outputs/toy")
+BASELINES = {"raw", "direct", "stage1", "sspo", "best_of_n"}
+LENIENT = [
+    "--preference.min_gap_deviations=0",
+    "--preference.min_gap_errors=0",
+    "--preference.max_length_ratio=4",
+    "--rewriter=null",
+]
+MINED_AND_COMPARED = ("stage2_collect", "evaluate_search")
 
 
 @pytest.fixture(scope="module")
@@ -29,30 +43,33 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         wandb.teardown()  # its service resolves relative paths against the folder it was started in
-        write(OUT / "data", num_captions=40, num_train_prompts=12, num_val_prompts=2, num_test_prompts=4)
+        write(OUT / "data", num_captions=40, num_train_prompts=24, num_val_prompts=2, num_test_prompts=4)
         use(patch, "pairs", "stage1_pairs")
         fit_and_export(patch, "stage1_rewriter", steps=20)
         use(patch, "run", "stage2_collect", "--limit=12", "--rounds=1", "--num_seeds=2")
-        lenient = ["--preference.min_gap_deviations=0", "--preference.min_gap_errors=0"]
-        use(patch, "mine", "stage2_mine", *lenient, "--preference.max_length_ratio=4", "--rewriter=null")
+        use(patch, "mine", "stage2_mine", *LENIENT)
         fit_and_export(patch, "stage3_sft", steps=4)
         fit_and_export(patch, "stage3_dpo", steps=4)
-        small = ["--limit=4", "--num_seeds=1", "--search.rounds=1", "--search.num_seeds=1"]
-        use(patch, "evaluate", "evaluate", *small)
+        held_out = [f"--prompts={OUT}/data/prompts/test.jsonl", f"--output={OUT}/evaluate_search"]
+        where = f"--logger.init_args.save_dir={OUT}/evaluate_search"
+        use(patch, "run", "stage2_collect", *held_out, where, "--limit=4", "--rounds=1", "--num_seeds=1")
+        use(patch, "evaluate", "evaluate", "--limit=4", "--num_seeds=1")
         yield home / OUT
         wandb.teardown()
 
 
-def use(patch: pytest.MonkeyPatch, verb: str, config: str, *arguments: str) -> None:
+def use(patch: pytest.MonkeyPatch, verb: str, config: str, *arguments: str, configs: Path = CONFIGS) -> None:
     """Run ``python -m collect``."""
-    patch.setattr(sys, "argv", ["collect", verb, f"--config=configs/toy/{config}.yaml", *arguments])
+    patch.setattr(sys, "argv", ["collect", verb, f"--config={configs}/{config}.yaml", *arguments])
     collect.__main__.main()
 
 
-def fit_and_export(patch: pytest.MonkeyPatch, stage: str, steps: int) -> None:
+def fit_and_export(
+    patch: pytest.MonkeyPatch, stage: str, steps: int, configs: Path = CONFIGS, output: Path = OUT
+) -> None:
     """Run ``python -m train fit`` and ``export``."""
     patch.setattr(sys, "argv", ["train"])
-    config = f"--config=configs/toy/{stage}.yaml"
+    config = f"--config={configs}/{stage}.yaml"
     short = [f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps // 2}", "--data.batch_size=4"]
     quiet = [
         "--trainer.enable_progress_bar=false",
@@ -61,8 +78,8 @@ def fit_and_export(patch: pytest.MonkeyPatch, stage: str, steps: int) -> None:
     ]
     train.cli.main(["fit", config, *short, *quiet])
     wandb.finish()  # as the end of the process does
-    best = OUT / stage / "checkpoints/best.ckpt"
-    train.cli.main(["export", config, f"--ckpt_path={best}", f"--output_dir={OUT / stage / 'hf'}"])
+    best = output / stage / "checkpoints/best.ckpt"
+    train.cli.main(["export", config, f"--ckpt_path={best}", f"--output_dir={output / stage / 'hf'}"])
 
 
 def test_every_rewriter_loads_in_transformers_and_answers(toy_run: Path) -> None:
@@ -77,16 +94,27 @@ def test_every_rewriter_loads_in_transformers_and_answers(toy_run: Path) -> None
 def test_every_method_is_scored_on_every_held_out_prompt(toy_run: Path) -> None:
     summary = json.loads((toy_run / "evaluate/summary.json").read_text())
     methods = {row["method"]: row for row in summary["methods"]}
-    assert methods.keys() == {"raw", "direct", "stage1", "sspo", "tuned"}
-    assert methods["raw"]["gain"] == 0.0
-    assert methods["sspo"]["videos_per_prompt"] > methods["tuned"]["videos_per_prompt"] == 1.0
+    assert methods.keys() == BASELINES | {"sft", "dpo"}
+    assert methods["raw"]["gain"]["mean"] == 0.0
+    assert methods["sspo"]["videos_per_prompt"] > methods["dpo"]["videos_per_prompt"] == 1.0
+    assert methods["sspo"]["videos_per_prompt"] == methods["best_of_n"]["videos_per_prompt"]
     results = read_records(toy_run / "evaluate/results.jsonl", Result)
-    assert len(results) == len(methods) * summary["num_prompts"]
-    seeds = {(result.prompt_id, result.seed) for result in results}
-    assert len(seeds) == summary["num_prompts"]  # all methods share them
+    seeds = {(r.prompt_id, r.seed) for r in results if r.method in methods and r.method != "best_of_n"}
+    assert len(seeds) == summary["num_prompts"] == 4  # all methods that answer with a text share them
     for name, row in methods.items():
         scores = [result.scores["alignment"] for result in results if result.method == name]
-        assert row["score"] == pytest.approx(sum(scores) / len(scores))
+        assert len(scores) == 4
+        assert row["score"]["mean"] == pytest.approx(sum(scores) / len(scores))
+    assert [r["number"] for r in summary["rounds"]] == [0, 1]
+    assert (toy_run / "evaluate/score_by_videos.png").stat().st_size > 10_000
+
+
+def test_the_search_that_is_compared_is_the_one_that_is_mined(toy_run: Path) -> None:
+    mined, compared = (json.loads((toy_run / name / "done.json").read_text()) for name in MINED_AND_COMPARED)
+    same = mined.keys() - {"prompts"} - {key for key in mined if key.startswith("collect/")}
+    assert {"generator", "verifiers", "rewriter", "proposer", "rounds", "num_seeds", "patience"} <= same
+    assert {key: mined[key] for key in same} == {key: compared[key] for key in same}
+    assert mined["prompts"] != compared["prompts"]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +126,8 @@ def test_every_method_is_scored_on_every_held_out_prompt(toy_run: Path) -> None:
         ("stage2_mine", {"mine/sft/improved", "mine/sft/kept", "mine/preference/clear", "mine/preference/kept"}),
         ("stage3_sft", {"train/loss", "val/loss", "lr-AdamW"}),
         ("stage3_dpo", {"train/loss", "train/rewards/margins", "val/loss", "val/rewards/accuracies"}),
-        ("evaluate", {"eval/raw/score", "eval/tuned/score", "eval/tuned/intent_kept"}),
+        ("evaluate_search", {"collect/score", "collect/raw_score", "collect/videos"}),
+        ("evaluate", {"eval/raw/score", "eval/dpo/score", "eval/dpo/intent_kept", "eval/score_by_videos/count"}),
     ],
 )
 def test_every_stage_logs_offline(
@@ -106,3 +135,32 @@ def test_every_stage_logs_offline(
 ) -> None:
     history = read_wandb(toy_run / stage).history
     assert metrics <= history.keys()
+
+
+@pytest.mark.slow
+def test_a_second_round_begins_where_the_first_ended(toy_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(toy_run.parents[1])
+    here = OUT / "round2"
+    configs = here / "configs"
+    stages = ["stage2_collect", "stage2_mine", "stage3_sft", "stage3_dpo", "evaluate"]
+    here.mkdir()
+    prompts = (OUT / "data/prompts/train.jsonl").read_text().splitlines(keepends=True)
+    (here / "prompts.jsonl").write_text("".join(prompts[12:]))
+    make = ["make", f"--file={ROOT / 'Makefile'}", "INSTALLED=configs", "ROUND=2"]
+    subprocess.run([*make, *(str(configs / f"{stage}.yaml") for stage in stages)], check=True)
+    before = {path: path.stat().st_mtime_ns for path in OUT.rglob("*") if path.is_file() and here not in path.parents}
+    use(monkeypatch, "run", "stage2_collect", "--rounds=1", "--num_seeds=2", configs=configs)
+    use(monkeypatch, "mine", "stage2_mine", *LENIENT, configs=configs)
+    fit_and_export(monkeypatch, "stage3_sft", 4, configs, here)
+    fit_and_export(monkeypatch, "stage3_dpo", 4, configs, here)
+    use(monkeypatch, "evaluate", "evaluate", "--limit=4", "--num_seeds=1", f"--earlier={OUT}/evaluate", configs=configs)
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # round 1 is as it was
+    searches, _ = read_trajectories(here / "stage2_collect")
+    first, _ = read_trajectories(OUT / "stage2_collect")
+    assert {s.prompt.id for s in searches}.isdisjoint(s.prompt.id for s in first)
+    tuned = TransformersLM(str(OUT / "stage3_dpo/hf"), batch_size=16, max_new_tokens=64)
+    expected = LMRewriter(tuned, IntentGate()).rewrite([search.prompt for search in searches])
+    rewritten = [next((c.text for c in s.candidates if c.draft.origin == "rewriter"), s.raw.text) for s in searches]
+    assert rewritten == expected
+    methods = {row["method"] for row in json.loads((here / "evaluate/summary.json").read_text())["methods"]}
+    assert {"sft", "dpo"} <= methods <= {"sft", "dpo", "sft before", "dpo before", *BASELINES}
