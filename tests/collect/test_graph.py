@@ -59,6 +59,7 @@ def tables(folder: Path) -> dict[str, bytes]:
 
 
 def test_phrases_are_one_whatever_their_blanks_and_case_and_are_counted(tmp_path: Path) -> None:
+    """The published graphs do not say how often two phrases were seen together."""
     built = build(write_csv(tmp_path / "a.csv", ROWS))
     assert edges(built)["a sandy beach", "riding a wave"] == 2
     assert edges(built)["a sandy beach", "chasing a ball"] == 1
@@ -90,6 +91,7 @@ def test_extending_gives_the_graph_of_both_corpora(tmp_path: Path) -> None:
 
 
 def test_a_saved_graph_opens_as_it_was(tmp_path: Path) -> None:
+    """The published scripts keep embeddings as JSON, which has to be read whole before the first prompt."""
     built = build(write_csv(tmp_path / "a.csv", ROWS))
     built.save(tmp_path / "graph")
     opened = RelationGraph.open(tmp_path / "graph")
