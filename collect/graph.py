@@ -478,6 +478,7 @@ def graph(
     base: Path | None = None,
     export: Path | None = None,
     language_model: LanguageModel | None = None,
+    few_shot: bool = False,
     encoder: str | None = None,
     retrieval: Retrieval = Retrieval(),
     limit: int | None = None,
@@ -498,6 +499,7 @@ def graph(
             the output folder. A caption that is in both counts twice.
         export: folder to write the graph to in the published layout.
         language_model: takes captions apart; needed for ``.jsonl`` only.
+        few_shot: show the language model worked examples; one trained on the template needs none.
         encoder: Sentence Transformers id or directory; by default the packaged all-MiniLM-L6-v2.
         retrieval: how modifiers are chosen.
         limit: use only so many prompts, from the start of the file.
@@ -522,7 +524,7 @@ def graph(
             built = RelationGraph.open(output, encoder)
             faults: list[str] = []
         else:
-            built, faults = _build(output, captions, base, language_model, encoder)
+            built, faults = _build(output, captions, base, language_model, few_shot, encoder)
         sizes = dict(zip(KINDS, np.diff(built.starts).tolist(), strict=True))
         console.print(
             f"{output}: {', '.join(f'{size} x {kind}' for kind, size in sizes.items())}; {len(built.edges)} edges, "
@@ -571,6 +573,7 @@ def _build(
     captions: Path | None,
     base: Path | None,
     language_model: LanguageModel | None,
+    few_shot: bool,
     encoder: str | None,
 ) -> tuple[RelationGraph, list[str]]:
     """Build a graph and save it; what a killed build had done is in ``unfinished`` until then."""
@@ -583,7 +586,7 @@ def _build(
         built = RelationGraph.open(base, encoder)
     faults: list[str] = []
     if captions is not None:
-        found, faults = _take_apart(captions, language_model, scratch)
+        found, faults = _take_apart(captions, language_model, few_shot, scratch)
         built = RelationGraph.build(found, built, encoder, scratch)
     assert built is not None
     built.save(output)
@@ -595,7 +598,7 @@ def _build(
 
 
 def _take_apart(
-    path: Path, language_model: LanguageModel | None, scratch: Path
+    path: Path, language_model: LanguageModel | None, few_shot: bool, scratch: Path
 ) -> tuple[Sequence[Modifiers], list[str]]:
     if path.suffix == ".csv":
         return read_csv(path)
@@ -604,7 +607,7 @@ def _take_apart(
     captions = read_records(path, Caption)
     if language_model is None:
         raise ValueError(f"{path} holds whole captions; name a language_model that takes them apart.")
-    return extract(captions, language_model, scratch)
+    return extract(captions, language_model, scratch, few_shot)
 
 
 def _show(console: Console, prompts: Sequence[str], chosen: Sequence[Sequence[Retrieved]]) -> None:

@@ -138,7 +138,7 @@ def _phrases(value: object, name: str) -> tuple[str, ...]:
 
 
 def extract(
-    captions: Sequence[Caption], language_model: LanguageModel, scratch: Path | None = None
+    captions: Sequence[Caption], language_model: LanguageModel, scratch: Path | None = None, few_shot: bool = False
 ) -> tuple[list[Modifiers], list[str]]:
     """Take captions apart with a language model that answers in JSON; an unreadable answer is asked for once more.
 
@@ -146,20 +146,22 @@ def extract(
         captions: in the order of the answers; one that comes twice is asked for once and counts twice.
         language_model: answers.
         scratch: folder that keeps what was answered, so that a killed call goes on where it stopped.
+        few_shot: show the language model worked examples.
 
     Returns:
         The modifiers of the readable answers, and what is wrong with the others, by caption id.
     """
     different = list({caption.caption: caption for caption in captions}.values())
-    digest = content_id(*(caption.caption for caption in different))
+    digest = content_id(str(few_shot), *(caption.caption for caption in different))
     kept = scratch / f"modifiers-{digest}.jsonl" if scratch is not None else None
     answers = _kept(kept) if kept is not None else {}
     if answers:
         logger.info("%d captions were taken apart before; remove %s to ask again", len(answers), kept)
     for start in tqdm(range(len(answers), len(different), CHUNK), desc="taking captions apart", delay=10):
         asked = different[start : start + CHUNK]
-        read = _ask(asked, language_model, seed=0)
-        read |= _ask([caption for caption in asked if "fault" in read[caption.caption]], language_model, seed=1)
+        read = _ask(asked, language_model, few_shot, seed=0)
+        failed = [caption for caption in asked if "fault" in read[caption.caption]]
+        read |= _ask(failed, language_model, few_shot, seed=1)
         answers |= read
         if kept is not None:
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -187,11 +189,14 @@ def _kept(path: Path) -> dict[str, dict[str, Any]]:
     return dict(json.loads(line) for line in lines)
 
 
-def _ask(captions: Sequence[Caption], language_model: LanguageModel, seed: int) -> dict[str, dict[str, Any]]:
+def _ask(
+    captions: Sequence[Caption], language_model: LanguageModel, few_shot: bool, seed: int
+) -> dict[str, dict[str, Any]]:
     """What each caption names, or why its answer cannot be read, by the caption's text."""
     if not captions:
         return {}
-    answers = language_model.complete([templates.extract(caption.caption) for caption in captions], seed=seed)
+    conversations = [templates.extract(caption.caption, few_shot) for caption in captions]
+    answers = language_model.complete(conversations, seed=seed)
     read: dict[str, dict[str, Any]] = {}
     for caption, answer in zip(captions, answers, strict=True):
         try:

@@ -17,7 +17,7 @@ from rich.text import Text
 from collect.intent import IntentReport
 from collect.prompts import fault, read_prompts
 from collect.rapo import RAPORewriter, Rewriting
-from collect.words import WORD
+from collect.words import WORD, lemma
 from data_modules.records import Messages, Prompt, content_id
 
 logger = logging.getLogger(__name__)
@@ -147,7 +147,7 @@ def show_requests(prompts: Sequence[Prompt], rewriter: RAPORewriter, format: str
 
 
 def changes(raw: str, text: str) -> dict[str, list[str]]:
-    """Which words of a prompt a rewrite keeps and drops, and which it adds; letter case and marks are no difference."""
+    """Which words of a prompt a rewrite keeps and drops, and which it adds; case, marks and inflection are no difference."""
     before, after = ([match.group().lower() for match in WORD.finditer(one)] for one in (raw, text))
     stays, known = _shared(before, after), _shared(after, before)
     return {
@@ -158,10 +158,10 @@ def changes(raw: str, text: str) -> dict[str, list[str]]:
 
 
 def _shared(words: Sequence[str], others: Sequence[str]) -> list[bool]:
-    """Whether each word is one of the others, each of which counts once."""
-    left = Counter(others)
+    """Whether each word is one of the others in any inflection; each of those counts once."""
+    left = Counter(map(lemma, others))
     found = []
-    for word in words:
+    for word in map(lemma, words):
         found.append(left[word] > 0)
         left[word] -= 1
     return found

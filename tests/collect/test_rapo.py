@@ -10,10 +10,10 @@ import pytest
 from collect.graph import RelationGraph, Retrieval
 from collect.intent import IntentGate
 from collect.language_models import TransformersLM
-from collect.modifiers import Modifiers
+from collect.modifiers import Modifiers, extract
 from collect.rapo import RAPORewriter
 from data_modules import templates
-from data_modules.records import Messages, Prompt
+from data_modules.records import Caption, Messages, Prompt
 
 LOOSE = Retrieval(min_similarity=0.1, num_modifiers=3, max_per_kind=3)
 BIRD = Prompt("1", "a bird and a cat in a garden")
@@ -304,3 +304,16 @@ def test_worked_examples_keep_the_intent_of_their_own_prompts(gate: IntentGate) 
     for shown in (templates.merge("x", "y", few_shot=True), templates.direct("x", few_shot=True)):
         pairs = [(asked([turn])[0], answer["content"]) for turn, answer in zip(shown[::2], shown[1::2], strict=False)]
         assert all(report.passed for report in gate.check(pairs)), gate.check(pairs)
+
+
+def test_worked_examples_of_extraction_are_shown_and_readable() -> None:
+    asked_for: list[Messages] = []
+
+    class Extracts:
+        def complete(self, conversations: Sequence[Messages], *, seed: int) -> list[str]:
+            asked_for.extend(conversations)
+            return [messages[1]["content"] for messages in conversations]  # the first worked example's answer
+
+    found, faults = extract([Caption("1", "a dog runs", "test")], Extracts(), few_shot=True)
+    assert asked_for == [templates.extract("a dog runs", few_shot=True)]
+    assert (found[0].scene, faults) == (("sunny balcony",), [])

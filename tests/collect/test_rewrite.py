@@ -149,4 +149,5 @@ def test_words_are_counted_and_marks_and_capitals_are_no_difference() -> None:
         "kept": ["a", "red", "box"],
         "dropped": ["ball", "a"],
     }
+    assert changes("a box falls", "two falling boxes")["kept"] == ["box", "falls"]
     assert changes("\u732b runs", "\u732b runs") == {"added": [], "kept": ["\u732b", "runs"], "dropped": []}
