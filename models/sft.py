@@ -1,11 +1,13 @@
 """Supervised fine-tuning of a rewriter: the stage-1 refactorer and stage-3 tuning."""
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from jinja2.exceptions import TemplateError
 from peft import AutoPeftModelForCausalLM, PeftModel, TaskType
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -14,6 +16,17 @@ from models.base import Batch, LoRAModule
 from models.functional import LinearLogProbs, token_log_probs
 
 PROBE = "a yellow bird on a lake at night"
+PROBES: list[list[dict[str, str]]] = [
+    [{"role": "user", "content": PROBE}],
+    [{"role": "system", "content": "Answer in one sentence."}, {"role": "user", "content": PROBE}],
+    [
+        {"role": "user", "content": PROBE},
+        {"role": "assistant", "content": "A yellow bird floats on a dark lake."},
+        {"role": "user", "content": "Une for\u00eat sous la neige, \u96ea\u306e\u68ee"},
+    ],
+]
+LONG_PROBE = 1024  # tokens, or half the context of a model that has less
+NUM_WRITTEN = 16  # tokens
 
 
 class SFTModule(LoRAModule):
@@ -76,17 +89,68 @@ class SFTModule(LoRAModule):
         """Write the rewriter, then load it again and compare.
 
         Raises:
-            ValueError: if what was written does not answer as the trained network does.
+            ValueError: if what was written does not ask or answer as the trained network does.
         """
         assert self.model is not None
         tokenizer = AutoTokenizer.from_pretrained(self.pretrained)
-        expected = answer(self.model, tokenizer)
+        settings = greedy_settings(self.model.generation_config, tokenizer)
+        probes = [*PROBES, long_probe(tokenizer, self.model.config.max_position_embeddings)]
+        asked = [render(tokenizer, messages) for messages in probes]
+        expected = [answer(self.model, tokenizer, text) for text in asked if text is not None]
         super().export(output_dir, merge)
-        greedy = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-        greedy.save_pretrained(output_dir)
+        settings.save_pretrained(output_dir)
         loader = AutoModelForCausalLM if merge or not isinstance(self.model, PeftModel) else AutoPeftModelForCausalLM
         written = loader.from_pretrained(output_dir, dtype=self.model.dtype)
-        require_equal_answers(expected, answer(written, tokenizer), output_dir)
+        tokenizer = AutoTokenizer.from_pretrained(output_dir)
+        for messages, text in zip(probes, asked, strict=True):
+            if render(tokenizer, messages) != text:
+                raise ValueError(
+                    f"{output_dir} renders {messages} otherwise than {self.pretrained}; nothing was exported."
+                )
+        got = [answer(written, tokenizer, text) for text in asked if text is not None]
+        require_equal_answers(expected, got, output_dir)
+        if not isinstance(written, PeftModel):  # adapters take the settings of their base
+            inputs = tokenizer(next(filter(None, asked)), add_special_tokens=False, return_tensors="pt")
+            generated = written.generate(
+                inputs=inputs.input_ids, attention_mask=inputs.attention_mask, max_new_tokens=NUM_WRITTEN
+            )
+            text = generated[0, inputs.input_ids.shape[1] :].tolist()
+            if text != got[0][1][: len(text)]:
+                raise ValueError(
+                    f"{output_dir} answers {text} with its own settings, not {got[0][1]}; nothing was exported."
+                )
+
+
+def greedy_settings(base: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """Settings under which any program that loads the export writes what was verified: the most likely tokens.
+
+    Of the base's settings, its tokens and limits are kept. Its sampling is not, since a rewriter is trained and
+    measured greedily, and neither are its penalties: a penalty on repetition falls on the user's own words, which a
+    rewrite must repeat.
+    """
+    kept = ("bos_token_id", "max_new_tokens", "stop_strings", "suppress_tokens", "begin_suppress_tokens")
+    ends = base.eos_token_id if isinstance(base.eos_token_id, list) else [base.eos_token_id]
+    ends = [tokenizer.eos_token_id, *(end for end in ends if end not in (None, tokenizer.eos_token_id))]
+    return GenerationConfig(
+        do_sample=False,
+        eos_token_id=ends[0] if len(ends) == 1 else ends,
+        pad_token_id=tokenizer.pad_token_id,
+        **{name: value for name in kept if (value := getattr(base, name)) is not None},
+    )
+
+
+def long_probe(tokenizer: PreTrainedTokenizerBase, context: int) -> list[dict[str, str]]:
+    """A conversation of about ``LONG_PROBE`` tokens, or half the context if that is less."""
+    once = len(tokenizer(f"{PROBE} ", add_special_tokens=False).input_ids)
+    return [{"role": "user", "content": f"{PROBE} " * max(1, min(context // 2, LONG_PROBE) // once)}]
+
+
+def render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str | None:
+    """Text of a conversation up to the answer; ``None`` if the chat template refuses it, as some do a system turn."""
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    except TemplateError:
+        return None
 
 
 @torch.no_grad()
@@ -116,36 +180,38 @@ def separates_packed(model: PreTrainedModel) -> bool:
 
 
 @torch.no_grad()
-def answer(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> tuple[Tensor, list[int]]:
-    """Logits ``(T, V)`` of a fixed prompt, and its greedy continuation of up to 16 tokens."""
+def answer(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, text: str
+) -> tuple[Tensor, list[int]]:
+    """Logits ``(T, V)`` of a rendered conversation, and its greedy continuation of up to ``NUM_WRITTEN`` tokens."""
     model = model.cpu().eval()
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": PROBE}], tokenize=False, add_generation_prompt=True
-    )
-    inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
-    inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    greedy = GenerationConfig(
-        max_new_tokens=16, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    )
-    written = model.generate(**inputs, generation_config=greedy)
-    return model(**inputs).logits[0], written[0].tolist()
+    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+    output = model(input_ids=ids, use_cache=True)
+    logits, written = output.logits[0], list[int]()
+    while len(written) < NUM_WRITTEN and tokenizer.eos_token_id not in written:  # `generate` has settings of its own
+        token = output.logits[:, -1:].argmax(-1)
+        written.append(int(token))
+        output = model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
+    return logits, written
 
 
-def require_equal_answers(expected: tuple[Tensor, list[int]], got: tuple[Tensor, list[int]], written: Path) -> None:
-    """Compare two results of :func:`answer`.
+def require_equal_answers(
+    expected: Sequence[tuple[Tensor, list[int]]], got: Sequence[tuple[Tensor, list[int]]], written: Path
+) -> None:
+    """Compare results of :func:`answer`, prompt by prompt.
 
     The logits may differ by rounding: merging adapters adds two matrices that were multiplied one after the other.
 
     Raises:
         ValueError: if logits or greedy text differ.
     """
-    (logits, text), (written_logits, written_text) = expected, got
-    tolerance = 200 * torch.finfo(logits.dtype).eps * float(logits.float().abs().max())
-    difference = float((logits.float() - written_logits.float()).abs().max())
-    if not difference <= tolerance:
-        raise ValueError(
-            f"{written} gives logits that differ by {difference:.2g} from the trained network's "
-            f"(rounding explains {tolerance:.2g}); nothing was exported."
-        )
-    if text != written_text:
-        raise ValueError(f"{written} answers {written_text} and the trained network {text}; nothing was exported.")
+    for (logits, text), (written_logits, written_text) in zip(expected, got, strict=True):
+        tolerance = 200 * torch.finfo(logits.dtype).eps * float(logits.float().abs().max())
+        difference = float((logits.float() - written_logits.float()).abs().max())
+        if not difference <= tolerance:
+            raise ValueError(
+                f"{written} gives logits that differ by {difference:.2g} from the trained network's "
+                f"(rounding explains {tolerance:.2g}); nothing was exported."
+            )
+        if text != written_text:
+            raise ValueError(f"{written} answers {written_text} and the trained network {text}; nothing was exported.")

@@ -20,6 +20,7 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import models.sft
+from tests.conftest import REWRITES
 from train.__main__ import run
 from train.callbacks import RandomState, SampleRewrites
 from train.cli import main
@@ -103,6 +104,58 @@ def test_a_killed_run_resumes_to_the_unbroken_one(sft_config: ConfigWriter, tmp_
     torch.testing.assert_close(weights(last), weights(tmp_path / "unbroken/checkpoints/last.ckpt"), rtol=0, atol=0)
 
 
+ENDS = {  # an epoch has 5 steps, or 3 with accumulated gradients
+    "in an epoch": (["--trainer.max_steps=7"], ["--trainer.max_steps=9"], 7),
+    "with an epoch": (
+        ["--trainer.max_steps=-1", "--trainer.max_epochs=2", "--trainer.accumulate_grad_batches=2"],
+        ["--trainer.max_steps=-1", "--trainer.max_epochs=3", "--trainer.accumulate_grad_batches=2"],
+        6,
+    ),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_finished_run_can_be_resumed_and_lengthened(end: str, sft_config: ConfigWriter, tmp_path: Path) -> None:
+    short, long, steps = ENDS[end]
+    config, last = sft_config("run"), tmp_path / "run" / "checkpoints" / "last.ckpt"
+    main(["fit", f"--config={config}", *short])
+    assert torch.load(last, weights_only=True)["global_step"] == steps
+    written, trained = last.stat().st_mtime_ns, weights(last)
+
+    assert main(["fit", f"--config={config}", *short, f"--ckpt_path={last}"]).trainer.global_step == steps
+    assert last.stat().st_mtime_ns == written
+
+    longer = main(["fit", f"--config={config}", *long, f"--ckpt_path={last}"])
+    assert longer.trainer.global_step > steps
+    assert not all(torch.equal(weights(last)[name], value) for name, value in trained.items())
+    main(["fit", f"--config={sft_config('unbroken')}", *long])
+    torch.testing.assert_close(weights(last), weights(tmp_path / "unbroken/checkpoints/last.ckpt"), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "last", "first"),
+    [
+        (["--trainer.max_steps=4"], 4, 5),
+        (["--trainer.max_steps=7", "--trainer.check_val_every_n_epoch=2"], 7, 10),
+        (["--trainer.max_steps=9", "--trainer.check_val_every_n_epoch=null", "--trainer.val_check_interval=10"], 9, 10),
+        (["--trainer.max_steps=2", "--trainer.accumulate_grad_batches=2"], 4, 5),
+        (["--trainer.max_steps=-1", "--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=2"], 5, 10),
+    ],
+)
+def test_a_run_without_validation_is_refused_before_training(
+    settings: list[str],
+    last: int,
+    first: int,
+    sft_config: ConfigWriter,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error = fail(["fit", f"--config={sft_config('run')}", *settings], capsys, monkeypatch)
+    assert f"would end after {last} batches, before the first validation after {first}, and leave no best.ckpt" in error
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 MODES = {
     "steps": ["--trainer.max_steps=12"],
     "epochs": ["--trainer.max_steps=-1", "--trainer.max_epochs=3"],
@@ -156,17 +209,17 @@ def test_export_answers_as_trained(merge: bool, sft_config: ConfigWriter, tmp_pa
     )
     tokenizer = AutoTokenizer.from_pretrained(hf)
     loader = AutoModelForCausalLM if merge else AutoPeftModelForCausalLM
-    written, text = models.sft.answer(loader.from_pretrained(hf), tokenizer)
+    asked = models.sft.render(tokenizer, REWRITES[0].prompt)
+    written, text = models.sft.answer(loader.from_pretrained(hf), tokenizer, asked)
 
     trained = type(cli.model)(pretrained=cli.model.pretrained, lora=cli.model.lora)
     trained.configure_model()
     trained.load_state_dict(weights(last), strict=False)
-    expected, expected_text = models.sft.answer(trained.model, tokenizer)
+    expected, expected_text = models.sft.answer(trained.model, tokenizer, asked)
     torch.testing.assert_close(written, expected, rtol=1e-4, atol=1e-4)
     assert text == expected_text
-    assert not torch.allclose(
-        written, models.sft.answer(AutoModelForCausalLM.from_pretrained(cli.model.pretrained), tokenizer)[0], atol=1e-2
-    ), "nothing was learned"
+    untrained = AutoModelForCausalLM.from_pretrained(cli.model.pretrained)
+    assert not torch.allclose(written, models.sft.answer(untrained, tokenizer, asked)[0], atol=1e-2), "nothing learned"
 
     names = {path.name for path in hf.iterdir()}
     weight_file = "model.safetensors" if merge else "adapter_model.safetensors"

@@ -1,37 +1,182 @@
 """Callbacks the trainer program adds or a config names."""
 
+import hashlib
 import json
+import math
 import random
+import shutil
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
-from data_modules import SFTDataModule
+from data_modules import JSONLDataModule, SFTDataModule
 from models import SFTModule
+
+LIBRARIES = ("torch", "lightning", "transformers", "peft")
 
 
 class LogConfig(SaveConfigCallback):
-    """Save the resolved config next to a training run and send it to every logger.
+    """Save the resolved config next to a training run, send it to every logger, and keep it in the checkpoints.
 
-    Only ``fit`` does so: the config that a later ``validate`` or ``test`` was given is not the one to resume from.
+    With it goes what else says where the weights come from, for the model card: the records, the libraries' versions
+    and the commit. Only ``fit`` does so: the config that a later ``validate`` or ``test`` was given is not the one to
+    resume from.
     """
+
+    provenance: dict[str, Any]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save once, when training starts."""
-        if stage == "fit":
-            super().setup(trainer, pl_module, stage)
+        if stage != "fit":
+            return
+        super().setup(trainer, pl_module, stage)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        self.provenance = {
+            "config": self.parser.dump(self.config, skip_unset=False),
+            "commit": commit(),
+            "versions": {name: version(name) for name in LIBRARIES},
+            "records": {split: len(records) for split, records in data.records.items()}
+            if isinstance(data, JSONLDataModule)
+            else {},
+            "sha256": {split: sha256(data.path(split)) for split in data.records}
+            if isinstance(data, JSONLDataModule)
+            else {},
+        }
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Log the config as hyperparameters."""
         config = json.loads(self.parser.dump(self.config, skip_unset=False, format="json"))
         for logger in trainer.loggers:
             logger.log_hyperparams(config)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Collect what the checkpoint says of its origin; plain strings and numbers."""
+        return self.provenance
+
+
+def sha256(path: Path) -> str:
+    """Hash a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def commit() -> str | None:
+    """Name the commit of this code, ``-dirty`` if files differ from it; ``None`` where it is no git checkout."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+    described = subprocess.run(
+        [git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip() or None
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """``best.ckpt``, written after validations; a run that would end before the first one is refused.
+
+    Raises:
+        ValueError: when training starts, if no validation would come that the monitored metric could come from.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count batches up to the first validation and up to the end."""
+        super().on_train_start(trainer, pl_module)
+        interval = trainer.val_check_batch
+        if self.monitor is None or interval is None or not trainer.enable_validation:
+            return
+        epoch, accumulated = trainer.num_training_batches, trainer.accumulate_grad_batches
+        every = trainer.check_val_every_n_epoch
+        first = interval if every is None else (every - 1) * epoch + interval
+        last = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs * epoch
+        if trainer.max_steps != -1:
+            epochs, steps = divmod(trainer.max_steps, math.ceil(epoch / accumulated))
+            last = min(last, epochs * epoch + min(steps * accumulated, epoch))
+        if last < first:
+            raise ValueError(
+                f"training would end after {last} batches, before the first validation after {first}, and leave no "
+                f"{self.filename}.ckpt; lower trainer.val_check_interval, or train longer."
+            )
+
+
+class LastCheckpoint(Checkpoint):
+    """``last.ckpt``, from which a killed run goes on exactly, saved now and then and where training ends.
+
+    The end is the last of ``max_steps`` or of ``max_epochs``; a run that ends earlier, by early stopping, stops in the
+    same place again when it goes on.
+
+    Args:
+        dirpath: folder to save in.
+        every_n_train_steps: optimiser steps from one save to the next.
+
+    Raises:
+        ValueError: if ``every_n_train_steps`` is below 1.
+    """
+
+    def __init__(self, dirpath: Path, every_n_train_steps: int = 100) -> None:
+        if every_n_train_steps < 1:
+            raise ValueError(f"every_n_train_steps must be at least 1, got {every_n_train_steps}.")
+        self.path = dirpath / "last.ckpt"
+        self.every_n_train_steps = every_n_train_steps
+        self._saved = 0  # step; batches whose gradients only accumulate do not change it
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the step that a run goes on from as saved."""
+        self._saved = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Save every so many steps, and after the last of ``max_steps``, which need not be an epoch's last."""
+        step = trainer.global_step
+        if step != self._saved and (step % self.every_n_train_steps == 0 or step == trainer.max_steps):
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save after the last of ``max_epochs``, with the epoch counted as done."""
+        whole = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if whole and trainer.current_epoch + 1 == trainer.max_epochs and trainer.global_step != trainer.max_steps:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self._saved = trainer.global_step
+        trainer.save_checkpoint(self.path)
+
+
+class ValidationScores(Callback):
+    """Keep the scores of the latest validation, which checkpoints carry to the model card."""
+
+    def __init__(self) -> None:
+        self.scores: dict[str, float] = {}
+        self.step = 0
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the scores down; checkpoints that the validation causes are saved after this."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            metrics = trainer.callback_metrics.items()
+            self.scores = {name: float(value) for name, value in metrics if name.startswith("val/")}
+            self.step = trainer.global_step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Collect step and scores."""
+        return {"step": self.step, "scores": self.scores}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint's."""
+        self.step, self.scores = state_dict["step"], state_dict["scores"]
 
 
 class RandomState(Callback):

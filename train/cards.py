@@ -1,84 +1,296 @@
-"""The README that goes with an exported language model."""
+"""The README that goes with an export."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCardData, metadata_load
+from transformers import AutoTokenizer
+
 from data_modules import JSONLDataModule
 from data_modules.records import Choice, Message, Messages, Preference, Rewrite, read_records
 from models import LoRAModule
+from train.callbacks import LogConfig, ValidationScores, sha256
+from train.chat_template import bare_prompt, doubles_start, is_asked_for_captions
 
 CARD = """---
-library_name: transformers
-pipeline_tag: text-generation
-base_model: {base}
+{metadata}
 ---
 
-# {title} for a text-to-video model
+# {title}
 
-{form} of `{base}`, trained by `{module}` on the {num_records} records of `{data}`; {weights}.
+{form} of `{base}`, {origin}
 
-{usage}
+## Use
 
-Give it `messages` as it was trained on them; only what the user wrote changes. One of its training prompts, and what
-it learned to answer:
-
-{example}
-"""
-REWRITER = """```python
-from transformers import pipeline
-
-rewriter = pipeline("text-generation", "{output_dir}")
-print(rewriter(messages, max_new_tokens=256, return_full_text=False)[0]["generated_text"])
-```"""
-DISCRIMINATOR = """```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("{output_dir}")
-discriminator = AutoModelForCausalLM.from_pretrained("{output_dir}")
-inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-labels = tokenizer.convert_tokens_to_ids(["A", "B"])
-print(discriminator(**inputs).logits[0, -1, labels].softmax(-1))
+```python
+messages = {messages}
 ```
 
-Only the two labels mean something as its answer. Ask in both orders and take the mean."""
+{asking}
+
+Transformers:
+
+```python
+{transformers}
+```
+
+PEFT{peft_use}:
+
+```python
+{peft}
+```
+
+vLLM:
+
+```python
+{vllm}
+```
+
+As an endpoint that OpenAI clients can talk to: `transformers serve {served}`{serve_more}. Answers are meant to be
+greedy; {greedy}.
+{programs}
+One of its training prompts, and what it learned to answer:
+
+{example}
+{sections}"""
+
+PROGRAMS = """
+## In a video model's own prompt extension
+
+The chat template takes a conversation that opens with a system turn as another program's: the system turn is left out,
+and what the user says is asked for in the words of training. So programs that send a system prompt of their own and the
+bare prompt get the same rewrite as with the prompt in the words of training:
+
+- Wan2.1 (text to video; for images it loads a vision-language model, which this is not):
+  `python generate.py ... --use_prompt_extend --prompt_extend_method local_qwen --prompt_extend_model {output_dir}`.
+  The rewrite comes in the language and form of the captions it was trained on, whatever `--prompt_extend_target_lang`
+  asks for, and does not depend on Wan's seed.
+- A ComfyUI node that loads a local chat model from transformers files: give it this folder as the model, any system
+  prompt, the user's prompt as the user's message, and sampling switched off. A node with a single text field, or with
+  a chat template of its own, needs the prompt in the words of training, which are:
+
+{words}
+{doubled}"""
+
+DOUBLED = """
+The tokenizer adds a start token to rendered text that has one already, unless it is called with
+`add_special_tokens=False`. Wan2.1 does not do so: its prompts start with two.
+"""
+
+# Ranks that vLLM makes room for.
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
-def write_card(
-    directory: Path,
-    output_dir: Path,
-    model: LoRAModule,
-    data: JSONLDataModule,
-    merge: bool,
-    checkpoint: dict[str, Any] | None,
-) -> None:
-    """Say in ``directory/README.md`` what the model is, what it learned from and how to prompt it.
+class ModelCard:
+    """What an export says of itself. Everything is read and checked before the export begins.
 
     Args:
-        directory: where to write.
-        output_dir: what the directory will be called in the end.
         model: what was trained.
         data: what it was trained on.
-        merge: whether adapters were folded into the weights.
-        checkpoint: the Lightning checkpoint whose weights were exported; ``None`` for the initial ones.
+        merge: whether adapters are folded into the weights.
+        checkpoint: the Lightning checkpoint whose weights are exported; ``None`` for the initial ones.
+        evaluation: ``summary.json`` of ``python -m collect evaluate``.
 
     Raises:
-        FileNotFoundError: if the training records are gone, which the card must describe.
+        FileNotFoundError: if the training records or the evaluation are gone, which the card must describe.
+        ValueError: if the records are not those that the checkpoint was trained on, or the evaluation is no summary.
     """
-    records = read_records(data.path("train"), data.record)
-    title, usage = ("Discriminator", DISCRIMINATOR) if data.record is Choice else ("Prompt rewriter", REWRITER)
-    card = CARD.format(
-        base=model.pretrained,
-        title=title,
-        usage=usage.format(output_dir=output_dir),
-        form="A fine-tuned copy" if merge or model.lora is None else "LoRA adapters",
-        module=type(model).__name__,
-        num_records=len(records),
-        data=data.path("train"),
-        weights=f"weights after {checkpoint['global_step']} optimiser steps" if checkpoint else "initial weights",
-        example=_quoted([*records[0].prompt, *_answer(records[0])]),
-    )
-    (directory / "README.md").write_text(card, encoding="utf-8")
+
+    def __init__(
+        self,
+        model: LoRAModule,
+        data: JSONLDataModule,
+        merge: bool,
+        checkpoint: dict[str, Any] | None,
+        evaluation: Path | None,
+    ) -> None:
+        self.model = model
+        self.data = data
+        self.adapter = model.lora is not None and not merge
+        self.checkpoint = checkpoint
+        self.records = read_records(data.path("train"), data.record)
+        self.asked_for_captions = is_asked_for_captions([record.prompt for record in self.records])
+        callbacks = {} if checkpoint is None else checkpoint["callbacks"]
+        self.provenance: dict[str, Any] = callbacks.get(LogConfig.__qualname__, {})
+        self.validation: dict[str, Any] = callbacks.get(ValidationScores.__qualname__, {"scores": {}})
+        self.evaluation = None if evaluation is None else _read_summary(evaluation)
+        for split, trained in self.provenance.get("sha256", {}).items():
+            if sha256(data.path(split)) != trained:
+                raise ValueError(
+                    f"{data.path(split)} is not what the checkpoint was trained on (its sha256 was {trained[:16]}...), "
+                    "so the model card would describe other records; point data.init_args.root at the records it was "
+                    "trained on, or train again."
+                )
+
+    def write(self, directory: Path, output_dir: Path) -> None:
+        """Write ``README.md``.
+
+        Args:
+            directory: where the export lies now.
+            output_dir: what the directory will be called in the end.
+        """
+        card = CARD.format(
+            metadata=self._metadata(),
+            title="Judge of prompt rewrites"
+            if self.data.record is Choice
+            else "Prompt rewriter for a text-to-video model",
+            form="LoRA adapters on top" if self.adapter else "A fine-tuned copy",
+            base=self.model.pretrained,
+            origin=self._origin(),
+            messages=json.dumps(self._messages(), ensure_ascii=False, indent=4),
+            asking=self._asking(),
+            served=output_dir,
+            serve_more="" if self.adapter else f" or `vllm serve {output_dir}`",
+            greedy=(
+                "the adapters take their base's settings, so say `do_sample=False`"
+                if self.adapter
+                else "`generation_config.json` says so to every program that asks nothing else"
+            ),
+            programs=self._programs(directory, output_dir),
+            example=_quoted([*self.records[0].prompt, *_answer(self.records[0])]),
+            sections="\n".join([self._data(), self._scores(), self._provenance()]),
+            **self._loading(output_dir),
+        )
+        (directory / "README.md").write_text(card, encoding="utf-8")
+
+    def _metadata(self) -> str:
+        base = _hub_id(self.model.pretrained)
+        data = ModelCardData(
+            library_name="peft" if self.adapter else "transformers",
+            pipeline_tag="text-generation",
+            base_model=base,
+            base_model_relation=None if base is None else "adapter" if self.adapter else "finetune",
+            tags=["text-to-video", "prompt-rewriting", *(["lora"] if self.adapter else [])],
+        )
+        return str(data.to_yaml())
+
+    def _origin(self) -> str:
+        if self.checkpoint is None:
+            return "with its initial weights: nothing was trained."
+        steps = self.checkpoint["global_step"]
+        return (
+            f"trained by `{type(self.model).__name__}` on {len(self.records)} records; weights after {steps} optimiser "
+            "steps."
+        )
+
+    def _messages(self) -> Messages:
+        prompt: Messages = self.records[0].prompt
+        if not self.asked_for_captions:
+            return prompt
+        return [{"role": "system", "content": ""}, {"role": "user", "content": bare_prompt(prompt)}]
+
+    def _asking(self) -> str:
+        if self.asked_for_captions:
+            return "The system turn, empty or not, makes the chat template ask in the words of training (see below)."
+        return "Ask as it was trained to be asked; only what the user wrote changes."
+
+    def _programs(self, directory: Path, output_dir: Path) -> str:
+        if not self.asked_for_captions:
+            return ""
+        doubled = DOUBLED if doubles_start(AutoTokenizer.from_pretrained(directory)) else ""
+        return PROGRAMS.format(output_dir=output_dir, words=_quoted(self.records[0].prompt), doubled=doubled)
+
+    def _loading(self, output_dir: Path) -> dict[str, str]:
+        """Three lines each for transformers, PEFT and vLLM."""
+        ask = "messages, max_new_tokens=256, do_sample=False, return_full_text=False"
+        tokenizer = f', tokenizer="{output_dir}"' if self.adapter else ""
+        sampling = "SamplingParams(temperature=0, max_tokens=256)"
+        lines = {
+            "transformers": [
+                "from transformers import pipeline",
+                f'rewriter = pipeline("text-generation", "{output_dir}"{tokenizer})',
+                f'print(rewriter({ask})[0]["generated_text"])',
+            ],
+            "peft_use": "" if self.adapter else ", to tune it further",
+            "peft": [
+                "from peft import LoraConfig, get_peft_model",
+                "from transformers import AutoModelForCausalLM",
+                f'model = get_peft_model(AutoModelForCausalLM.from_pretrained("{output_dir}"), '
+                'LoraConfig(task_type="CAUSAL_LM"))',
+            ],
+            "vllm": [
+                "from vllm import LLM, SamplingParams",
+                f'rewriter = LLM("{output_dir}")',
+                f"print(rewriter.chat(messages, {sampling})[0].outputs[0].text)",
+            ],
+        }
+        if self.adapter:
+            assert self.model.lora is not None
+            rank = next((rank for rank in VLLM_RANKS if rank >= self.model.lora.r), self.model.lora.r)
+            lines["peft"] = [
+                "from peft import AutoPeftModelForCausalLM",
+                f'model = AutoPeftModelForCausalLM.from_pretrained("{output_dir}")',
+                "model = model.merge_and_unload()  # if they are to be folded into the base",
+            ]
+            lines["vllm"] = [
+                "from vllm import LLM, SamplingParams; from vllm.lora.request import LoRARequest",
+                f'rewriter = LLM("{self.model.pretrained}", tokenizer="{output_dir}", enable_lora=True, '
+                f"max_lora_rank={rank})",
+                f'print(rewriter.chat(messages, {sampling}, lora_request=LoRARequest("rewriter", 1, "{output_dir}"))'
+                "[0].outputs[0].text)",
+            ]
+        return {name: text if isinstance(text, str) else "\n".join(text) for name, text in lines.items()}
+
+    def _data(self) -> str:
+        rows = [
+            (split, number, f"`{self.data.path(split)}`", f"`{self.provenance['sha256'][split]}`")
+            for split, number in self.provenance.get("records", {}).items()
+        ]
+        if not rows:
+            return ""
+        text = "\n## Data\n\n" + _table(("split", "records", "file", "sha256"), rows)
+        for folder in (self.data.root, self.data.root.parent):
+            if (folder / "funnel.json").is_file():
+                funnel = json.loads((folder / "funnel.json").read_text())["funnel"]
+                steps = [(step.replace("_", " "), number) for step, number in funnel.items()]
+                return f"{text}\nMined, `{folder / 'funnel.json'}`:\n\n" + _table(("step", "left"), steps)
+        return text
+
+    def _scores(self) -> str:
+        text = ""
+        if self.validation["scores"]:
+            rows = [(name, f"{value:.4g}") for name, value in self.validation["scores"].items()]
+            text += f"\nValidation at step {self.validation['step']}:\n\n" + _table(("metric", "value"), rows)
+        if self.evaluation is not None:
+            metric, methods = self.evaluation["metric"], self.evaluation["methods"]
+            names = list(dict.fromkeys(name for row in methods for name in row))
+            cells = [[_shown(row.get(name)) for name in names] for row in methods]
+            text += f"\nEvaluation, `{metric}` on {self.evaluation['num_prompts']} held-out prompts:\n\n"
+            text += _table([name.replace("_", " ") for name in names], cells)
+        return f"\n## Scores\n{text}" if text else ""
+
+    def _provenance(self) -> str:
+        if not self.provenance:
+            return ""
+        versions = ", ".join(f"{name} {number}" for name, number in self.provenance["versions"].items())
+        commit = self.provenance["commit"] or "unknown: the code was no git checkout"
+        return (
+            f"\n## Provenance\n\nTrained with {versions}; commit of the training code: {commit}.\n\n<details><summary>"
+            f"Configuration of the training run</summary>\n\n```yaml\n{self.provenance['config'].strip()}\n```\n\n"
+            "</details>\n"
+        )
+
+
+def _hub_id(pretrained: str) -> str | None:
+    """The Hub's model that a base is, or was itself exported from; ``None`` if that is not known."""
+    if not Path(pretrained).is_dir():
+        return pretrained
+    card = Path(pretrained) / "README.md"
+    metadata = metadata_load(card) if card.is_file() else None
+    base = (metadata or {}).get("base_model")
+    return base if isinstance(base, str) else None
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; `python -m collect evaluate` writes summary.json.")
+    summary: Any = json.loads(path.read_text())
+    wanted = ("metric", "num_prompts", "methods")
+    if not isinstance(summary, dict) or not all(key in summary for key in wanted):
+        raise ValueError(f"{path} is no summary of an evaluation: it needs the keys {', '.join(wanted)}.")
+    return summary
 
 
 def _answer(record: Rewrite | Preference | Choice) -> Messages:
@@ -86,6 +298,17 @@ def _answer(record: Rewrite | Preference | Choice) -> Messages:
     if isinstance(record, Choice):
         return [{"role": "assistant", "content": record.label}]
     return record.chosen if isinstance(record, Preference) else record.completion
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_shown(part) for part in value) + "]"
+    return f"{value:.3f}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [names, ["---"] * len(names), *rows]
+    return "".join("| " + " | ".join(str(cell) for cell in line) + " |\n" for line in lines)
 
 
 def _quoted(messages: Sequence[Message]) -> str:

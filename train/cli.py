@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from lightning import pytorch as pl
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from data_modules import JSONLDataModule
 from models import LoRAModule, TrainingModule
-from train.callbacks import LogConfig, RandomState
-from train.cards import write_card
+from train import hub
+from train.callbacks import BestCheckpoint, LastCheckpoint, LogConfig, RandomState, ValidationScores
+from train.cards import ModelCard
+from train.chat_template import adapt_chat_template
 
 DEFAULTS = Path(__file__).parents[1] / "configs" / "defaults.yaml"
 
@@ -30,6 +31,8 @@ class Trainer(pl.Trainer):
         output_dir: Path,
         ckpt_path: Path | None = None,
         merge: bool = True,
+        evaluation: Path | None = None,
+        push_to_hub: str | None = None,
         datamodule: LightningDataModule | None = None,
     ) -> None:
         """Write a directory that the library the network comes from can load.
@@ -39,20 +42,49 @@ class Trainer(pl.Trainer):
             output_dir: directory to create or replace.
             ckpt_path: Lightning checkpoint; ``None`` exports the initial weights.
             merge: fold the adapters into the base weights; otherwise write the adapters alone.
+            evaluation: ``summary.json`` of an evaluation, for the model card.
+            push_to_hub: repository of the Hugging Face Hub to upload the directory to, as ``owner/name``.
             datamodule: what it was trained on, for the model card.
 
         Raises:
-            ValueError: if the checkpoint is another module's, or what was written is not what was trained.
+            FileNotFoundError: if the training records or the evaluation are missing.
+            ValueError: if the checkpoint is another module's, was trained on other records, or can't be pushed; or if
+                what was written is not what was trained.
         """
-        model.configure_model()
+        if push_to_hub is not None:
+            require_loadable_base(model, merge)
+            hub.require_access(push_to_hub)
         checkpoint = None if ckpt_path is None else load_checkpoint(ckpt_path)
+        card = None
+        if isinstance(model, LoRAModule) and isinstance(datamodule, JSONLDataModule):
+            card = ModelCard(model, datamodule, merge, checkpoint, evaluation)
+        elif evaluation is not None:
+            raise ValueError(f"evaluation={evaluation} goes into a model card, which only exports of text models have.")
+        model.configure_model()
         if checkpoint is not None:
             model.on_load_checkpoint(checkpoint)
             model.load_state_dict(checkpoint["state_dict"], strict=model.strict_loading)
         with replaced(output_dir) as directory:
             model.export(directory, merge)
-            if isinstance(model, LoRAModule) and isinstance(datamodule, JSONLDataModule):
-                write_card(directory, output_dir, model, datamodule, merge, checkpoint)
+            if card is not None:
+                if card.asked_for_captions:
+                    adapt_chat_template(directory)
+                card.write(directory, output_dir)
+        if push_to_hub is not None:
+            hub.push(output_dir, push_to_hub, f"{type(model).__name__}, {ckpt_path or 'initial weights'}")
+
+
+def require_loadable_base(model: TrainingModule, merge: bool) -> None:
+    """Refuse to push adapters whose base nobody else has.
+
+    Raises:
+        ValueError: if the base is a directory of this machine.
+    """
+    if not merge and isinstance(model, LoRAModule) and model.lora is not None and Path(model.pretrained).is_dir():
+        raise ValueError(
+            f"adapters on the directory {model.pretrained} can't be loaded from the Hub; push the merged form, or "
+            "train on a model of the Hub."
+        )
 
 
 @contextmanager
@@ -84,8 +116,8 @@ class CLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Give values that must agree one home."""
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(ModelCheckpoint, "resume")
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(LastCheckpoint, "resume")
         # Data modules of text take `pretrained`, whose tokenizer they use; others have no such argument and no link.
         parser.link_arguments("model.init_args.pretrained", "data.init_args.pretrained")
         parser.link_arguments("trainer.default_root_dir", "trainer.logger.init_args.save_dir")
@@ -108,7 +140,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: naming the file and the remedy, if it is not a whole checkpoint.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; `python -m train fit` writes checkpoints.")
+        others = ", ".join(sorted(other.name for other in path.parent.glob("*.ckpt"))) or "no checkpoints"
+        raise FileNotFoundError(
+            f"{path} does not exist; `python -m train fit` writes best.ckpt after validations and last.ckpt as it "
+            f"goes. The folder has {others}."
+        )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError) as error:
@@ -130,7 +166,7 @@ def main(args: ArgsType = None) -> CLI:
         subclass_mode_model=True,
         subclass_mode_data=True,
         trainer_class=Trainer,
-        trainer_defaults={"callbacks": [RandomState()]},
+        trainer_defaults={"callbacks": [RandomState(), ValidationScores()]},
         save_config_callback=LogConfig,
         save_config_kwargs={"overwrite": True},
         auto_configure_optimizers=False,

@@ -185,7 +185,7 @@ def test_the_network_starts_in_train_mode(tiny_lm: Path) -> None:
 def test_an_export_must_answer_equally(logits: torch.Tensor, text: list[int], message: str | None) -> None:
     expected = torch.zeros(2, 3), [1, 2]
     if message is None:
-        require_equal_answers(expected, (logits, text), Path("hf"))
+        require_equal_answers([expected], [(logits, text)], Path("hf"))
         return
     with pytest.raises(ValueError, match=message):
-        require_equal_answers(expected, (logits, text), Path("hf"))
+        require_equal_answers([expected, expected], [expected, (logits, text)], Path("hf"))
