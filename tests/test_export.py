@@ -30,7 +30,7 @@ from trl import SFTConfig, SFTTrainer
 from collect.language_models import TransformersLM
 from collect.rewriters import LMRewriter
 from data_modules import SFTDataModule
-from data_modules.records import Messages, Prompt, Rewrite, content_id, write_records
+from data_modules.records import Messages, Preference, Prompt, Rewrite, content_id, write_records
 from data_modules.templates import refactor
 from tests.collect.fakes import FakeGate
 from train.cards import VLLM_RANKS
@@ -194,7 +194,8 @@ def test_trl_trains_on_it_with_the_same_tokens_and_answers(
     )
     for example, own in zip(trainer.train_dataset, data.examples["train"], strict=True):
         assert example["input_ids"] == own["input_ids"]
-        assert example["completion_mask"] == own["completion_mask"]
+        learned = zip(own["input_ids"], own["completion_mask"], strict=True)
+        assert example["labels"] == [token if mask else -100 for token, mask in learned]
     assert greedy(trainer.model, merged, refactor(BARE)) == expected
 
 
@@ -423,6 +424,37 @@ def test_an_export_with_its_evaluation_is_pushed_whole(fake_hub: FakeHub, traine
     card = written["README.md"].decode()
     assert "Evaluation, `alignment` on 48 held-out prompts" in card
     assert "| tuned | 0.901 | [0.830, 0.960] | 0.938 |" in card
+
+
+def test_preferences_are_tuned_on_an_export_and_exported_alike(
+    merged: Path, trained: Path, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train"])
+    night = "soft moonlight."
+    pairs = [
+        Preference(
+            id=content_id("pair", prompt),
+            prompt=refactor(prompt),
+            chosen=[{"role": "assistant", "content": caption.rpartition("with ")[0] + "with " + night}],
+            rejected=[{"role": "assistant", "content": caption.rpartition("with ")[0] + "with bright daylight."}],
+            margin=0.5,
+            kind="video",
+        )
+        for prompt, caption in PAIRS.items()
+    ]
+    for split in ("train", "val"):
+        write_records(tmp_path / f"preference/{split}.jsonl", pairs)
+    config = [f"--config={trained / 'config.yaml'}", f"--trainer.default_root_dir={tmp_path}"]
+    config += ["--model=models.DPOModule", f"--model.pretrained={merged}", "--model.optimizer.lr=3e-3"]
+    config += ["--data=data_modules.PreferenceDataModule", f"--data.root={tmp_path / 'preference'}"]
+    main(["fit", *config, "--trainer.max_steps=12", "--trainer.val_check_interval=6"])
+    main(["export", *config, f"--ckpt_path={tmp_path / 'checkpoints/last.ckpt'}", f"--output_dir={tmp_path / 'hf'}"])
+
+    answer = extend_as_wan(tmp_path / "hf", "", BARE)
+    assert answer.endswith(night) != expected.endswith(night)
+    assert answer == LMRewriter(TransformersLM(str(tmp_path / "hf")), FakeGate()).rewrite([Prompt("0", BARE)])[0]
+    assert (tmp_path / "hf/chat_template.jinja").read_text() == (merged / "chat_template.jinja").read_text()
+    assert "trained by `DPOModule` on 4 records; weights after 12" in (tmp_path / "hf/README.md").read_text()
 
 
 def test_pushing_is_refused_before_anything_is_exported(
