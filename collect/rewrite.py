@@ -147,7 +147,7 @@ def show_requests(prompts: Sequence[Prompt], rewriter: RAPORewriter, format: str
 
 
 def changes(raw: str, text: str) -> dict[str, list[str]]:
-    """Which words of a prompt a rewrite keeps and drops, and which it adds; case, marks and inflection are no difference."""
+    """Which words a rewrite keeps, drops and adds; case, marks and inflection are no difference."""
     before, after = ([match.group().lower() for match in WORD.finditer(one)] for one in (raw, text))
     stays, known = _shared(before, after), _shared(after, before)
     return {
