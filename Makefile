@@ -63,7 +63,7 @@ EVALUATION := evaluate
 HELD_OUT := 48
 SEEDS := 2
 
-.PHONY: train data graph pairs rewriter labels discriminator collect mine sft dpo evaluate evaluate-full
+.PHONY: train data graph pairs rewriter labels discriminator collect mine sft dpo evaluate evaluate-full ablation
 train: ## All three stages on the toy world, with a closing table (STAGE=sft runs up to that stage, ROUNDS=2 tunes twice)
 	@for round in $$(seq $(ROUNDS)); do $(MAKE) --no-print-directory ROUND=$$round $(STAGE) || exit; done
 
@@ -73,6 +73,7 @@ pairs: $(OUT)/stage1_pairs/train.jsonl ## Stage 1: deformed-caption to caption p
 rewriter: $(OUT)/stage1_rewriter/hf/config.json ## Stage 1: train and export the rewriter
 labels: $(OUT)/stage1_labels/train.jsonl ## Stage 1: which of two rewrites the generator draws better
 discriminator: $(OUT)/stage1_discriminator/choice.json ## Stage 1: train, export and measure what chooses between rewrites
+ablation: $(OUT)/ablation/ablation.json ## Stage 1 without some of its parts on held-out prompts, beside the paper's table
 collect: $(HERE)/stage2_collect/done.json ## Stage 2: generate, judge, rewrite; resumes where it stopped
 mine: $(HERE)/stage2_mine/sft/train.jsonl ## Stage 2: mine training records and preference pairs from the trajectories
 sft: $(HERE)/stage3_sft/hf/config.json ## Stage 3: tune and export the rewriter
@@ -94,7 +95,7 @@ $(OUT)/stage1_rewriter/hf/config.json: $(CONFIGS)/stage1_rewriter.yaml $(OUT)/st
 	$(TRAINER) fit --config $< $(call resume,$(OUT)/stage1_rewriter,$(OUT)/stage1_pairs/train.jsonl) $(ARGS)
 	$(TRAINER) export --config $< --ckpt_path $(OUT)/stage1_rewriter/checkpoints/best.ckpt --output_dir $(@D)
 
-$(OUT)/stage1_labels/train.jsonl: $(CONFIGS)/stage1_labels.yaml $(OUT)/stage1_rewriter/hf/config.json
+$(OUT)/stage1_labels/train.jsonl: $(CONFIGS)/stage1_labels.yaml $(OUT)/stage1_rewriter/hf/config.json $(OUT)/stage1_graph/meta.json
 	$(COLLECT) labels --config $<
 
 $(OUT)/stage1_discriminator/hf/config.json: $(CONFIGS)/stage1_discriminator.yaml $(OUT)/stage1_labels/train.jsonl
@@ -103,6 +104,9 @@ $(OUT)/stage1_discriminator/hf/config.json: $(CONFIGS)/stage1_discriminator.yaml
 
 $(OUT)/stage1_discriminator/choice.json: $(CONFIGS)/stage1_choice.yaml $(OUT)/stage1_discriminator/hf/config.json
 	$(COLLECT) choice --config $<
+
+$(OUT)/ablation/ablation.json: $(CONFIGS)/ablation.yaml $(OUT)/stage1_discriminator/hf/config.json
+	$(COLLECT) ablation --config $<
 
 $(HERE)/stage2_collect/done.json: $(ROUND_CONFIGS)/stage2_collect.yaml $(BEGINNER)/config.json
 	$(call set_aside,$(@D),$(BEGINNER)/config.json)

@@ -1,4 +1,4 @@
-"""python -m collect {graph,pairs,labels,choice,run,mine,export,evaluate,rewrite}: what uses trained models."""
+"""python -m collect {graph,pairs,labels,choice,run,mine,export,evaluate,ablation,rewrite}: what uses trained models."""
 
 import logging
 import os
@@ -10,6 +10,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace, auto_cli
 from rich.console import Console
 
+from collect.ablation import ablation
 from collect.attempts import BackendError
 from collect.discriminator import choice
 from collect.evaluate import evaluate
@@ -32,6 +33,7 @@ VERBS: dict[str, Any] = {
     "mine": mine,
     "export": export,
     "evaluate": evaluate,
+    "ablation": ablation,
     "rewrite": rewrite,
 }
 
