@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 from statistics import median
+from string import ascii_lowercase
 from typing import Any
 
 import pytest
@@ -52,18 +53,23 @@ NUM_PAIRS = 3  # of runs, one of each trainer in turn
 LORA = LoRA(r=16, alpha=32, dropout=0.0)
 TARGETS = {"sft": 1.3, "dpo": 1.7}
 CHAT_TEMPLATE = (
-    "{% for m in messages %}<|im_start|> {{ m['role'] }} {{ m['content'] }} <|im_end|> {% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|> assistant {% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }} {{ m['content'] }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
 )
 
 
 def write_inputs(root: Path) -> None:
-    """A Qwen2 of 13 million random weights whose every word is a token, and records of random words."""
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "user", "assistant"]
-    words = [f"w{index}" for index in range(VOCABULARY - len(special))]
-    vocabulary = {word: index for index, word in enumerate([*special, *words])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<|endoftext|>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    """A Qwen2 of 13 million random weights, and records of random words of three letters, each of which is a token."""
+    space = "\u0120"  # how byte-level BPE writes a space
+    letters = [(space, letter) for letter in ascii_lowercase]
+    merges = [*letters, *((space + a, b) for a in ascii_lowercase for b in ascii_lowercase)]
+    merges += [(space + a + b, c) for a in ascii_lowercase for b in ascii_lowercase for c in ascii_lowercase]
+    words = [(first + last).removeprefix(space) for first, last in merges if len(first) == 3]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *alphabet, *(first + last for first, last in merges)]
+    backend = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.add_special_tokens(["<|im_start|>"])
     PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE
     ).save_pretrained(root / "lm")
@@ -191,11 +197,12 @@ def run_trl(objective: str, root: Path) -> dict[str, float]:
 
 def timed_units(objective: str, root: Path) -> int:
     """Tokens without padding, or pairs, of the timed steps."""
-    if objective == "dpo":
-        return BATCH_SIZE * (STEPS - 1)
     data = SFTDataModule(pretrained=str(root / "lm"), root=root / "sft")
     data.setup("fit")
-    return sum(len(example["input_ids"]) for example in data.examples["train"][BATCH_SIZE:])
+    lengths = [len(example["input_ids"]) for example in data.examples["train"]]
+    assert min(lengths) > PROMPT_WORDS[0] + ANSWER_WORDS[0]
+    assert max(lengths) < PROMPT_WORDS[1] + ANSWER_WORDS[1] + 30  # roles and control tokens
+    return sum(lengths[BATCH_SIZE:]) if objective == "sft" else BATCH_SIZE * (STEPS - 1)
 
 
 def worker(trainer: str, objective: str, root: Path) -> None:
