@@ -25,7 +25,6 @@ from data_modules.records import Choice, Messages, Prompt, read_records
 from data_modules.templates import CHOICE_LABELS, choose
 
 NUM_BINS = 10  # of the calibration error
-NUM_RESAMPLES = 10_000  # of the bootstrap
 
 
 class Discriminator:
