@@ -52,7 +52,7 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         fit_and_export(patch, "stage3_dpo", steps=4)
         held_out = [f"--prompts={OUT}/data/prompts/test.jsonl", f"--output={OUT}/evaluate_search"]
         where = f"--logger.init_args.save_dir={OUT}/evaluate_search"
-        use(patch, "run", "stage2_collect", *held_out, where, "--limit=4", "--rounds=1", "--num_seeds=1")
+        use(patch, "run", "stage2_collect", *held_out, where, "--limit=4", "--rounds=1", "--num_seeds=2")
         use(patch, "evaluate", "evaluate", "--limit=4", "--num_seeds=1")
         yield home / OUT
         wandb.teardown()
