@@ -84,7 +84,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     for split in ("train", "val"):
         write_records(root / f"mined/sft/{split}.jsonl", records)
-    (root / "mined/funnel.json").write_text(json.dumps({"funnel": {"prompts": 9, "gated": 5, "kept": 4}}))
+    (root / "mined/funnel.json").write_text(
+        json.dumps({"funnel": {"sft": {"prompts": 9, "gated": 5, "kept": 4}, "preference": {}}})
+    )
     (root / "config.yaml").write_text(CONFIG.format(root=root, pretrained=TOY_LM))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["train"])
@@ -306,6 +308,9 @@ def test_an_evaluation_must_be_one(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text("[]")
     with pytest.raises(ValueError, match="it needs the keys metric, num_prompts, methods"):
         export(trained, tmp_path / "hf", f"--evaluation={tmp_path / 'other.json'}")
+    (tmp_path / "rewrites.jsonl").write_text('{"candidates": []}\n')
+    with pytest.raises(ValueError, match=r"rewrites.jsonl holds no rewrite of a refactorer"):
+        export(trained, tmp_path / "hf", f"--rewrites={tmp_path / 'rewrites.jsonl'}")
     assert not (tmp_path / "hf").exists()
 
 
@@ -411,19 +416,25 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # between the Hub's library and its HTTP client
 def test_an_export_with_its_evaluation_is_pushed_whole(fake_hub: FakeHub, trained: Path, tmp_path: Path) -> None:
     methods = [
-        {"method": "raw", "score": 0.345, "interval": [0.26, 0.43], "intent_passed": 1.0},
-        {"method": "tuned", "score": 0.9012, "interval": [0.83, 0.96], "intent_passed": 0.9375},
+        {"method": "raw", "score": {"mean": 0.345, "low": 0.26, "high": 0.43}, "intent_kept": 1.0},
+        {"method": "sft", "score": {"mean": 0.9012, "low": 0.83, "high": 0.96}, "intent_kept": 0.9375},
     ]
     summary = {"metric": "alignment", "num_prompts": 48, "methods": methods}
     (tmp_path / "summary.json").write_text(json.dumps(summary))
-    hf = export(trained, tmp_path / "hf", f"--evaluation={tmp_path / 'summary.json'}", "--push_to_hub=me/rewriter")
+    candidates = [{"origin": "refactored", "gate": {"passed": passed}} for passed in (True, True, False)]
+    lines = [{"candidates": [candidate, {"origin": "direct", "gate": {"passed": True}}]} for candidate in candidates]
+    (tmp_path / "rewrites.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    scores = [f"--evaluation={tmp_path / 'summary.json'}", f"--rewrites={tmp_path / 'rewrites.jsonl'}"]
+    hf = export(trained, tmp_path / "hf", *scores, "--push_to_hub=me/rewriter")
 
     written = {path.name: path.read_bytes() for path in hf.iterdir()}
     assert fake_hub.files == {**written, "notes.md": b"mine"}
     assert "SFTModule" in fake_hub.message
     card = written["README.md"].decode()
     assert "Evaluation, `alignment` on 48 held-out prompts" in card
-    assert "| tuned | 0.901 | [0.830, 0.960] | 0.938 |" in card
+    assert "| sft | 0.901 [0.830, 0.960] | 0.938 |" in card
+    assert "2 of 3 rewrites passed (66.7%)" in card
+    assert 'pipeline("text-generation", "me/rewriter")' in card
 
 
 def test_preferences_are_tuned_on_an_export_and_exported_alike(

@@ -79,6 +79,9 @@ The tokenizer adds a start token to rendered text that has one already, unless i
 `add_special_tokens=False`. Wan2.1 does not do so: its prompts start with two.
 """
 
+# What `python -m collect rewrite` calls the rewrites of the model that is trained.
+REFACTORED = "refactored"
+
 # Ranks that vLLM makes room for.
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -92,10 +95,13 @@ class ModelCard:
         merge: whether adapters are folded into the weights.
         checkpoint: the Lightning checkpoint whose weights are exported; ``None`` for the initial ones.
         evaluation: ``summary.json`` of ``python -m collect evaluate``.
+        rewrites: what ``python -m collect rewrite --format jsonl`` wrote with this rewriter as the refactorer, for the
+            share of its answers that pass the intent gate.
 
     Raises:
-        FileNotFoundError: if the training records or the evaluation are gone, which the card must describe.
-        ValueError: if the records are not those that the checkpoint was trained on, or the evaluation is no summary.
+        FileNotFoundError: if the training records, the evaluation or the rewrites are gone.
+        ValueError: if the records are not those that the checkpoint was trained on, the evaluation is no summary, or
+            the rewrites hold no answer of a refactorer.
     """
 
     def __init__(
@@ -105,6 +111,7 @@ class ModelCard:
         merge: bool,
         checkpoint: dict[str, Any] | None,
         evaluation: Path | None,
+        rewrites: Path | None,
     ) -> None:
         self.model = model
         self.data = data
@@ -116,6 +123,7 @@ class ModelCard:
         self.provenance: dict[str, Any] = callbacks.get(LogConfig.__qualname__, {})
         self.validation: dict[str, Any] = callbacks.get(ValidationScores.__qualname__, {"scores": {}})
         self.evaluation = None if evaluation is None else _read_summary(evaluation)
+        self.gate = None if rewrites is None else _read_gate(rewrites)
         for split, trained in self.provenance.get("sha256", {}).items():
             if sha256(data.path(split)) != trained:
                 raise ValueError(
@@ -124,12 +132,12 @@ class ModelCard:
                     "trained on, or train again."
                 )
 
-    def write(self, directory: Path, output_dir: Path) -> None:
+    def write(self, directory: Path, name: str) -> None:
         """Write ``README.md``.
 
         Args:
             directory: where the export lies now.
-            output_dir: what the directory will be called in the end.
+            name: what it will be loaded by: its directory in the end, or its repository on the Hub.
         """
         card = CARD.format(
             metadata=self._metadata(),
@@ -141,17 +149,17 @@ class ModelCard:
             origin=self._origin(),
             messages=json.dumps(self._messages(), ensure_ascii=False, indent=4),
             asking=self._asking(),
-            served=output_dir,
-            serve_more="" if self.adapter else f" or `vllm serve {output_dir}`",
+            served=name,
+            serve_more="" if self.adapter else f" or `vllm serve {name}`",
             greedy=(
                 "the adapters take their base's settings, so say `do_sample=False`"
                 if self.adapter
                 else "`generation_config.json` says so to every program that asks nothing else"
             ),
-            programs=self._programs(directory, output_dir),
+            programs=self._programs(directory, name),
             example=_quoted([*self.records[0].prompt, *_answer(self.records[0])]),
             sections="\n".join([self._data(), self._scores(), self._provenance()]),
-            **self._loading(output_dir),
+            **self._loading(name),
         )
         (directory / "README.md").write_text(card, encoding="utf-8")
 
@@ -186,33 +194,33 @@ class ModelCard:
             return "The system turn, empty or not, makes the chat template ask in the words of training (see below)."
         return "Ask as it was trained to be asked; only what the user wrote changes."
 
-    def _programs(self, directory: Path, output_dir: Path) -> str:
+    def _programs(self, directory: Path, name: str) -> str:
         if not self.asked_for_captions:
             return ""
         doubled = DOUBLED if doubles_start(AutoTokenizer.from_pretrained(directory)) else ""
-        return PROGRAMS.format(output_dir=output_dir, words=_quoted(self.records[0].prompt), doubled=doubled)
+        return PROGRAMS.format(output_dir=name, words=_quoted(self.records[0].prompt), doubled=doubled)
 
-    def _loading(self, output_dir: Path) -> dict[str, str]:
+    def _loading(self, name: str) -> dict[str, str]:
         """Three lines each for transformers, PEFT and vLLM."""
         ask = "messages, max_new_tokens=256, do_sample=False, return_full_text=False"
-        tokenizer = f', tokenizer="{output_dir}"' if self.adapter else ""
+        tokenizer = f', tokenizer="{name}"' if self.adapter else ""
         sampling = "SamplingParams(temperature=0, max_tokens=256)"
         lines = {
             "transformers": [
                 "from transformers import pipeline",
-                f'rewriter = pipeline("text-generation", "{output_dir}"{tokenizer})',
+                f'rewriter = pipeline("text-generation", "{name}"{tokenizer})',
                 f'print(rewriter({ask})[0]["generated_text"])',
             ],
             "peft_use": "" if self.adapter else ", to tune it further",
             "peft": [
                 "from peft import LoraConfig, get_peft_model",
                 "from transformers import AutoModelForCausalLM",
-                f'model = get_peft_model(AutoModelForCausalLM.from_pretrained("{output_dir}"), '
+                f'model = get_peft_model(AutoModelForCausalLM.from_pretrained("{name}"), '
                 'LoraConfig(task_type="CAUSAL_LM"))',
             ],
             "vllm": [
                 "from vllm import LLM, SamplingParams",
-                f'rewriter = LLM("{output_dir}")',
+                f'rewriter = LLM("{name}")',
                 f"print(rewriter.chat(messages, {sampling})[0].outputs[0].text)",
             ],
         }
@@ -221,14 +229,14 @@ class ModelCard:
             rank = next((rank for rank in VLLM_RANKS if rank >= self.model.lora.r), self.model.lora.r)
             lines["peft"] = [
                 "from peft import AutoPeftModelForCausalLM",
-                f'model = AutoPeftModelForCausalLM.from_pretrained("{output_dir}")',
+                f'model = AutoPeftModelForCausalLM.from_pretrained("{name}")',
                 "model = model.merge_and_unload()  # if they are to be folded into the base",
             ]
             lines["vllm"] = [
                 "from vllm import LLM, SamplingParams; from vllm.lora.request import LoRARequest",
-                f'rewriter = LLM("{self.model.pretrained}", tokenizer="{output_dir}", enable_lora=True, '
+                f'rewriter = LLM("{self.model.pretrained}", tokenizer="{name}", enable_lora=True, '
                 f"max_lora_rank={rank})",
-                f'print(rewriter.chat(messages, {sampling}, lora_request=LoRARequest("rewriter", 1, "{output_dir}"))'
+                f'print(rewriter.chat(messages, {sampling}, lora_request=LoRARequest("rewriter", 1, "{name}"))'
                 "[0].outputs[0].text)",
             ]
         return {name: text if isinstance(text, str) else "\n".join(text) for name, text in lines.items()}
@@ -241,11 +249,11 @@ class ModelCard:
         if not rows:
             return ""
         text = "\n## Data\n\n" + _table(("split", "records", "file", "sha256"), rows)
-        for folder in (self.data.root, self.data.root.parent):
-            if (folder / "funnel.json").is_file():
-                funnel = json.loads((folder / "funnel.json").read_text())["funnel"]
-                steps = [(step.replace("_", " "), number) for step, number in funnel.items()]
-                return f"{text}\nMined, `{folder / 'funnel.json'}`:\n\n" + _table(("step", "left"), steps)
+        mined = self.data.root.parent / "funnel.json"  # beside the folders of records, named after them
+        funnel = json.loads(mined.read_text())["funnel"].get(self.data.root.name) if mined.is_file() else None
+        if funnel:
+            steps = [(step.replace("_", " "), number) for step, number in funnel.items()]
+            text += f"\nMined, `{mined}`:\n\n" + _table(("step", "left"), steps)
         return text
 
     def _scores(self) -> str:
@@ -259,6 +267,11 @@ class ModelCard:
             cells = [[_shown(row.get(name)) for name in names] for row in methods]
             text += f"\nEvaluation, `{metric}` on {self.evaluation['num_prompts']} held-out prompts:\n\n"
             text += _table([name.replace("_", " ") for name in names], cells)
+        if self.gate is not None:
+            passed, number = self.gate
+            text += (
+                f"\nIntent gate: {passed} of {number} rewrites passed ({passed / number:.1%}), before any fallback.\n"
+            )
         return f"\n## Scores\n{text}" if text else ""
 
     def _provenance(self) -> str:
@@ -293,6 +306,18 @@ def _read_summary(path: Path) -> dict[str, Any]:
     return summary
 
 
+def _read_gate(path: Path) -> tuple[int, int]:
+    """How many of the refactorer's rewrites passed the gate, and of how many."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; `python -m collect rewrite --format jsonl` writes it.")
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    candidates = [candidate for line in lines for candidate in line.get("candidates", [])]
+    passed = [candidate["gate"]["passed"] for candidate in candidates if candidate["origin"] == REFACTORED]
+    if not passed:
+        raise ValueError(f"{path} holds no rewrite of a refactorer; give one to `python -m collect rewrite`.")
+    return sum(passed), len(passed)
+
+
 def _answer(record: Rewrite | Preference | Choice) -> Messages:
     """What a record teaches to say."""
     if isinstance(record, Choice):
@@ -301,8 +326,8 @@ def _answer(record: Rewrite | Preference | Choice) -> Messages:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return "[" + ", ".join(_shown(part) for part in value) + "]"
+    if isinstance(value, dict):  # an estimate and its interval
+        return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
     return f"{value:.3f}" if isinstance(value, float) else "" if value is None else str(value)
 
 

@@ -32,6 +32,7 @@ class Trainer(pl.Trainer):
         ckpt_path: Path | None = None,
         merge: bool = True,
         evaluation: Path | None = None,
+        rewrites: Path | None = None,
         push_to_hub: str | None = None,
         datamodule: LightningDataModule | None = None,
     ) -> None:
@@ -43,11 +44,12 @@ class Trainer(pl.Trainer):
             ckpt_path: Lightning checkpoint; ``None`` exports the initial weights.
             merge: fold the adapters into the base weights; otherwise write the adapters alone.
             evaluation: ``summary.json`` of an evaluation, for the model card.
+            rewrites: what ``collect rewrite --format jsonl`` wrote with this rewriter, for the card's gate pass rate.
             push_to_hub: repository of the Hugging Face Hub to upload the directory to, as ``owner/name``.
             datamodule: what it was trained on, for the model card.
 
         Raises:
-            FileNotFoundError: if the training records or the evaluation are missing.
+            FileNotFoundError: if the training records, the evaluation or the rewrites are missing.
             ValueError: if the checkpoint is another module's, was trained on other records, or can't be pushed; or if
                 what was written is not what was trained.
         """
@@ -57,9 +59,9 @@ class Trainer(pl.Trainer):
         checkpoint = None if ckpt_path is None else load_checkpoint(ckpt_path)
         card = None
         if isinstance(model, LoRAModule) and isinstance(datamodule, JSONLDataModule):
-            card = ModelCard(model, datamodule, merge, checkpoint, evaluation)
-        elif evaluation is not None:
-            raise ValueError(f"evaluation={evaluation} goes into a model card, which only exports of text models have.")
+            card = ModelCard(model, datamodule, merge, checkpoint, evaluation, rewrites)
+        elif evaluation is not None or rewrites is not None:
+            raise ValueError("evaluation and rewrites go into a model card, which only exports of text models have.")
         model.configure_model()
         if checkpoint is not None:
             model.on_load_checkpoint(checkpoint)
@@ -69,7 +71,7 @@ class Trainer(pl.Trainer):
             if card is not None:
                 if card.asked_for_captions:
                     adapt_chat_template(directory)
-                card.write(directory, output_dir)
+                card.write(directory, push_to_hub or str(output_dir))
         if push_to_hub is not None:
             hub.push(output_dir, push_to_hub, f"{type(model).__name__}, {ckpt_path or 'initial weights'}")
 
