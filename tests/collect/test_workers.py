@@ -109,7 +109,7 @@ def test_a_cluster_that_loses_a_worker_writes_the_same_records_as_one_process(cl
 
 def test_a_worker_that_hangs_is_ended_and_its_work_done_by_another(cluster, tmp_path: Path, start) -> None:
     fake = {"class_path": "tests.collect.fakes.FakeGenerator"}
-    hanging = [{"class_path": f"{__name__}.Hanging", "init_args": {"marker": str(tmp_path / "hung")}}]
+    hanging = [{"class_path": f"{__name__}.Hanging", "init_args": {"marker": str(tmp_path / "once")}}]
     rows = start("hung", fake, hanging, workers=WORKERS, time_limit=2.0, rounds=0)
     ((_, backend, _, error),) = rows["failures"]
     assert (backend, error) == ("verifier fake", "TimeoutError: no answer within 2 seconds")
