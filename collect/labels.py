@@ -115,7 +115,8 @@ def labels(
         "verifiers": list(by_name(verifiers)),
     }
     if backends is not None:
-        settings["backends"] = backends
+        # The gate decides which pairs there are, not what their videos show.
+        settings["backends"] = {name: backends[name] for name in ("generator", "verifiers") if name in backends}
     with Store(output, settings) as store, tracking.start(logger, "labels") as tracked:
         pairs = propose(splits, candidates)
         sift(pairs, gate)

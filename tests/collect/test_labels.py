@@ -135,7 +135,8 @@ def test_what_could_not_be_judged_is_counted_and_teaches_nothing(tmp_path: Path)
 
 
 def test_another_verifier_does_not_go_on_with_the_folder(tmp_path: Path) -> None:
-    label(tmp_path, backends={"verifiers": ["strict"]})
+    label(tmp_path, backends={"verifiers": ["strict"], "gate": {"max_tokens": 1}})
+    label(tmp_path, backends={"verifiers": ["strict"], "gate": {"max_tokens": 2}})  # no other video
     with pytest.raises(ValueError, match=r"backends.verifiers was \['strict'\] and is now \['mild'\]"):
         label(tmp_path, backends={"verifiers": ["mild"]})
 
