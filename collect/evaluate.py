@@ -130,9 +130,17 @@ class Stopwatch:
     def __init__(self, generator: Generator) -> None:
         self.generator = generator
         self.fingerprint = generator.fingerprint
-        self.batch_size = generator.batch_size
         self.num_videos = 0
         self.seconds = 0.0
+
+    @property
+    def batch_size(self) -> int:
+        """The generator's own, which is lowered where memory runs out."""
+        return self.generator.batch_size
+
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        self.generator.batch_size = size
 
     def generate(self, requests: Sequence[RenderRequest]) -> None:
         """Write one video file per request."""

@@ -11,7 +11,7 @@ from PIL import Image
 
 from collect.evaluate import evaluate
 from collect.prompts import read_prompts
-from collect.protocols import Verdict
+from collect.protocols import RenderRequest, Verdict
 from collect.report import WIDTH, Difference, Estimate, Report, Round, Summary, estimate, ratio, show
 from collect.run import run
 from collect.studio import seeds_of
@@ -183,6 +183,19 @@ def test_seconds_are_those_of_the_videos_and_of_rewriting(prompts: Path, tmp_pat
         rendering = method["videos_per_prompt"] * summary["seconds_per_video"]
         rewriting = method["seconds_per_prompt"] - rendering
         assert (rewriting > 0) == (method["method"] in METHODS)
+
+
+def test_a_generator_that_is_short_of_memory_gets_smaller_batches(prompts: Path, tmp_path: Path) -> None:
+    class Small(FakeGenerator):
+        def generate(self, requests: Sequence[RenderRequest]) -> None:
+            if self.batch_size > 4:  # it fills every batch up
+                raise MemoryError
+            super().generate(requests)
+
+    generator = Small(batch_size=8)
+    summary = compare(prompts, tmp_path / "out", generator, search=None)
+    assert generator.batch_size == 4
+    assert summary["num_prompts"] == 4
 
 
 def test_methods_may_be_added_without_a_search(prompts: Path, tmp_path: Path) -> None:
