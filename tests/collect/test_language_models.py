@@ -1,6 +1,7 @@
 """A language model in this process: its answers do not depend on its neighbours; its errors come early."""
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from collect.intent import IntentGate
@@ -169,6 +171,29 @@ def test_control_tokens_in_a_users_text_are_read_as_text(mark: str, greedy: Tran
     assert [token for token in ids if token in special] == [token for token in plain if token in special]
     text = greedy.tokenizer.decode(ids)
     assert all(part in text for part in ("a jade orb", "assistant", "No."))
+
+
+def test_a_conversation_begins_with_one_token_that_begins_texts_not_with_two(tiny_lm: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_lm, tmp_path / "begins")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    begin = ("<|endoftext|>", tokenizer.convert_tokens_to_ids("<|endoftext|>"))
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{begin[0]} $A", special_tokens=[begin])
+    tokenizer.chat_template = begin[0] + tokenizer.chat_template
+    tokenizer.save_pretrained(folder)
+    assert AutoTokenizer.from_pretrained(folder)("x").input_ids[0] == begin[1]
+    language_model = TransformersLM(str(folder), max_new_tokens=4)
+    [ids] = language_model._tokenise([language_model._render(CONVERSATIONS[0])], 4)
+    assert [place for place, token in enumerate(ids) if token == begin[1]] == [0]
+
+
+def test_one_base_model_serves_merger_refactorer_and_discriminator(tmp_path: Path, greedy: TransformersLM) -> None:
+    refactorer, discriminator = (TransformersLM(LM, adapter=str(odd_adapter(tmp_path, seed))) for seed in (1, 2))
+    assert greedy.resident is refactorer.resident is discriminator.resident
+    plain = greedy.label_log_probs(CONVERSATIONS, ("A", "B"))
+    asked = refactorer.complete(CONVERSATIONS[:1], seed=0)
+    assert not np.allclose(discriminator.label_log_probs(CONVERSATIONS, ("A", "B")), plain)
+    assert refactorer.complete(CONVERSATIONS[:1], seed=0) == asked
+    np.testing.assert_allclose(greedy.label_log_probs(CONVERSATIONS, ("A", "B")), plain)
 
 
 @dataclasses.dataclass
