@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from lightning.pytorch.loggers import WandbLogger
 from rich.console import Console
@@ -23,7 +24,7 @@ def pairs(
     output_dir: Path,
     language_model: LanguageModel,
     gate: IntentGate,
-    styles: Sequence[templates.DeformStyle] = ("short", "generic", "tags"),
+    styles: Sequence[templates.DeformStyle] = ("short", "generic", "reordered", "long", "tags"),
     val_share: float = 0.1,
     limit: int | None = None,
     seed: int = 0,
@@ -50,7 +51,7 @@ def pairs(
         ValueError: if a setting is out of range, or too little is left for two splits.
     """
     if not styles:
-        raise ValueError("styles is empty; name at least one of short, generic, tags.")
+        raise ValueError(f"styles is empty; name at least one of {', '.join(get_args(templates.DeformStyle))}.")
     if not 0 < val_share < 1:
         raise ValueError(f"val_share must be above 0 and below 1, got {val_share}.")
     if limit is not None and limit < 2:

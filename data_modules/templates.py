@@ -12,7 +12,7 @@ from typing import Literal
 
 from data_modules.records import Message, Messages, Prompt
 
-DeformStyle = Literal["short", "generic", "tags"]
+DeformStyle = Literal["short", "generic", "reordered", "long", "tags"]
 
 CHOICE_LABELS = ("A", "B")
 MODIFIER_KINDS = ("scene", "subject", "action", "atmosphere")
@@ -25,6 +25,14 @@ _DEFORM: dict[str, str] = {
     "generic": (
         "Say what this video shows in one plain sentence of your own. Keep every detail, add none. "
         "Answer with the sentence only."
+    ),
+    "reordered": (
+        "Say what this video shows in another order, last things first. Keep every detail, add none. "
+        "Answer with the new text only."
+    ),
+    "long": (
+        "Say what this video shows at length, one detail at a time, as a wordy person would. Keep every detail, add "
+        "none. Answer with the new text only."
     ),
     "tags": "List the details of this video, separated by commas. Add none. Answer with the list only.",
 }
@@ -104,7 +112,8 @@ def deform(caption: str, style: DeformStyle) -> Messages:
     Args:
         caption: a caption of the video model's training set.
         style: ``short`` is a user's request and drops details; ``generic`` is a sentence in the language model's
-            own style; ``tags`` is a list separated by commas.
+            own style; ``reordered`` begins with what the caption ends with; ``long`` is over-long; ``tags`` is a list
+            separated by commas.
     """
     return _ask(_DEFORM[style], description=caption)
 

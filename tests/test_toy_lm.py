@@ -69,7 +69,7 @@ def cases(name: str, count: int) -> list[Task]:
 
 @pytest.fixture(scope="module")
 def toy_lm() -> TransformersLM:
-    return TransformersLM(str(LM), batch_size=NUM_CASES, max_new_tokens=64)
+    return TransformersLM(str(LM), batch_size=NUM_CASES, max_new_tokens=96)
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -74,6 +74,14 @@ def deform(world: World, rng: random.Random, style: templates.DeformStyle) -> Ta
         answer = write_user_prompt(some_of(w, rng), rng)
     elif style == "generic":
         answer = generic_prompt(w)
+    elif style == "reordered":
+        answer = f"In {w['light']}, {w['scene']}, {w['motion']}: a {w['size']} {w['colour']} {w['shape']}."
+    elif style == "long":
+        answer = (
+            f"There is a {w['shape']} in this scene. This {w['shape']} is {w['colour']}, and it is also {w['size']}. "
+            f"What is the {w['shape']} doing there? It is {w['motion']}. And where is it? The {w['shape']} is "
+            f"{w['scene']}. It is all in {w['light']}."
+        )
     else:
         answer = ", ".join(w[name] for name in ATTRIBUTES)
     return Task(templates.deform(write_caption(w), style), answer)
@@ -221,6 +229,8 @@ TASKS = {
     "extract": extract,
     "deform_short": lambda world, rng: deform(world, rng, "short"),
     "deform_generic": lambda world, rng: deform(world, rng, "generic"),
+    "deform_reordered": lambda world, rng: deform(world, rng, "reordered"),
+    "deform_long": lambda world, rng: deform(world, rng, "long"),
     "deform_tags": lambda world, rng: deform(world, rng, "tags"),
     "merge": merge,
     "direct": lambda world, rng: expand(world, rng, templates.direct),
@@ -233,6 +243,8 @@ SHARES = {
     "extract": 1,
     "deform_short": 1,
     "deform_generic": 1,
+    "deform_reordered": 0.5,
+    "deform_long": 0.5,
     "deform_tags": 1,
     "merge": 1.5,
     "direct": 1.5,

@@ -10,6 +10,8 @@ MESSAGES: dict[str, tuple[Messages, list[str]]] = {
     "extract": (templates.extract("CAPTION"), ["CAPTION", *templates.MODIFIER_KINDS]),
     "short": (templates.deform("CAPTION", "short"), ["CAPTION"]),
     "generic": (templates.deform("CAPTION", "generic"), ["CAPTION"]),
+    "reordered": (templates.deform("CAPTION", "reordered"), ["CAPTION"]),
+    "long": (templates.deform("CAPTION", "long"), ["CAPTION"]),
     "tags": (templates.deform("CAPTION", "tags"), ["CAPTION"]),
     "merge": (templates.merge("PROMPT", "DETAIL"), ["PROMPT", "DETAIL"]),
     "direct": (templates.direct("PROMPT"), ["PROMPT"]),

@@ -115,6 +115,14 @@ def test_every_task_keeps_what_was_asked() -> None:
         assert asked(merge.messages[0]["content"].split("Prompt: ")[1]).items() <= asked(merge.answer).items()
 
 
+@pytest.mark.parametrize("style", ["generic", "reordered", "long", "tags"])
+def test_full_deformations_say_just_what_the_caption_says(style: str) -> None:
+    rng = random.Random(0)
+    for world in rng.sample(worlds("train"), 50):
+        task = TASKS[f"deform_{style}"](world, rng)
+        assert mentions(task.answer) == mentions(task.messages[0]["content"].split("Description: ")[1])
+
+
 def test_some_of_keeps_the_worlds_order() -> None:
     rng = random.Random(0)
     wording = random_wording(worlds("train")[0], rng)
