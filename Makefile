@@ -197,7 +197,7 @@ $(LANGUAGE)_editing/hf/config.json: $(LANGUAGE)_practice/hf/config.json
 $(LANGUAGE)_%/hf/config.json: configs/toy/toy_lm_practice.yaml $(LANGUAGE)_%/data/train.jsonl
 	$(TRAINER) fit --config $< --model.pretrained $(BEFORE) --data.root $(LANGUAGE)_$*/data \
 		--trainer.default_root_dir $(LANGUAGE)_$* $(call resume,$(LANGUAGE)_$*,$(LANGUAGE)_$*/data/train.jsonl)
-	$(TRAINER) export --config $< --model.pretrained $(BEFORE) \
+	$(TRAINER) export --config $< --model.pretrained $(BEFORE) --data.root $(LANGUAGE)_$*/data \
 		--ckpt_path $(LANGUAGE)_$*/checkpoints/best.ckpt --output_dir $(@D)
 
 toy-generator: $(GENERATOR)/diffusion/hf/model_index.json ## Train the toy video generator and store it in models/toy
