@@ -15,9 +15,9 @@ MAX_DRAWS = 200  # per text, before a split is taken to have no more different t
 def write(
     output_dir: Path,
     num_captions: int = 600,
-    num_train_prompts: int = 240,
-    num_val_prompts: int = 40,
-    num_test_prompts: int = 100,
+    num_train_prompts: int = 480,
+    num_val_prompts: int = 120,
+    num_test_prompts: int = 200,
     seed: int = 0,
 ) -> None:
     """Write ``captions.jsonl`` and ``prompts/{train,val,test}.jsonl``; no text comes twice.

@@ -41,7 +41,7 @@ def test_no_prompt_is_in_two_splits_and_each_asks_for_something(corpus: Path) ->
     texts = [prompt.prompt for split in SPLITS for prompt in prompts[split]]
     assert len(set(texts)) == len(texts)
     assert min(len(asked(text)) for text in texts) >= 2
-    assert {split: len(rows) for split, rows in prompts.items()} == {"train": 240, "val": 40, "test": 100}
+    assert {split: len(rows) for split, rows in prompts.items()} == {"train": 480, "val": 120, "test": 200}
 
 
 def test_the_same_seed_writes_the_same_files(corpus: Path, tmp_path: Path) -> None:
