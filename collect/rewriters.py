@@ -1,15 +1,24 @@
 """Raw prompt to better prompt: in one pass, or from the critique of a video. Every answer passes the intent gate."""
 
 import logging
+import tempfile
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from collect.intent import IntentGate
-from collect.protocols import LanguageModel
+from collect.protocols import LanguageModel, Proposer, Rewriter, Verifier
+from collect.video import write_video
 from data_modules import templates
 from data_modules.records import Messages, Prompt
 
 logger = logging.getLogger(__name__)
+
+# Frames, height, width, RGB: 2 s at 8 frames a second, as long and large as any verifier needs.
+EMPTY_VIDEO = (16, 256, 256, 3)
 
 
 class LMRewriter:
@@ -19,6 +28,7 @@ class LMRewriter:
         language_model: answers the template.
         gate: what a rewrite must pass to be used.
         template: ``refactor`` asks a trained rewriter for caption form; ``direct`` asks any model for a better prompt.
+        seed: of what is sampled; a model that does not sample answers the same with any.
     """
 
     def __init__(
@@ -26,16 +36,18 @@ class LMRewriter:
         language_model: LanguageModel,
         gate: IntentGate,
         template: Literal["refactor", "direct"] = "refactor",
+        seed: int = 0,
     ) -> None:
         self.language_model = language_model
         self.gate = gate
         self.template = template
+        self.seed = seed
         self.fallbacks = 0  # rewrites that failed the gate so far
 
     def rewrite(self, prompts: Sequence[Prompt]) -> list[str]:
         """Rewrite each prompt, or return it as it is where the rewrite fails the gate."""
         raws = [prompt.prompt for prompt in prompts]
-        rewrites = self.language_model.complete([self._ask(prompt) for prompt in prompts], seed=0)
+        rewrites = self.language_model.complete([self._ask(prompt) for prompt in prompts], seed=self.seed)
         reports = self.gate.check(list(zip(raws, rewrites, strict=True)))
         failed = sum(not report.passed for report in reports)
         if failed:
@@ -128,3 +140,70 @@ class CritiqueRewriter:
         """Keep the latest attempts but the current one, which is shown for itself."""
         others = [attempt for attempt in history if attempt[0] != current]
         return others[max(0, len(others) - self.num_history) :]
+
+
+class RewordingRewriter:
+    """Says another rewriter's answer in other words, for a choice that has something to choose from.
+
+    Rewriters keep to the user's words, while what a video model draws depends on the words. Nothing is rendered here:
+    the proposer is told what a verifier says of a video in which nothing can be seen, which is to reword all that was
+    asked for.
+
+    Where no proposal is left, or there is no critique because the verifier failed or had no words, the other rewriter's
+    answer stands.
+
+    Args:
+        rewriter: whose answers are reworded, the raw prompts among them where it gave those back.
+        proposer: rewords and sees to it that every proposal passes the gate; its first one is taken.
+        verifier: says what of the prompt an empty video does not show.
+        seed: of what the proposer samples; others give other words.
+    """
+
+    def __init__(self, rewriter: Rewriter, proposer: Proposer, verifier: Verifier, seed: int = 0) -> None:
+        self.rewriter = rewriter
+        self.proposer = proposer
+        self.verifier = verifier
+        self.seed = seed
+        self.outcomes: Counter[Literal["reworded", "refused", "uncriticised"]] = Counter()  # so far
+
+    def rewrite(self, prompts: Sequence[Prompt]) -> list[str]:
+        """Rewrite each prompt, in other words where there are any."""
+        texts = self.rewriter.rewrite(prompts)
+        critiques = self._criticise_nothing(prompts)
+        rows = [row for row, critique in enumerate(critiques) if critique]
+        proposals = self.proposer.propose(
+            [prompts[row] for row in rows],
+            [texts[row] for row in rows],
+            [critiques[row] for row in rows],
+            [[]] * len(rows),
+            seed=self.seed,
+        )
+        refused = 0
+        for row, own in zip(rows, proposals, strict=True):
+            texts[row] = own[0] if own else texts[row]
+            refused += not own
+        left_out = len(prompts) - len(rows)
+        self.outcomes.update({"reworded": len(rows) - refused, "refused": refused, "uncriticised": left_out})
+        if refused or left_out:
+            logger.info(
+                "%d of %d rewrites are not reworded: for %d no proposal passed the intent gate, for %d there is no "
+                "critique",
+                refused + left_out,
+                len(prompts),
+                refused,
+                left_out,
+            )
+        return texts
+
+    def _criticise_nothing(self, prompts: Sequence[Prompt]) -> list[str]:
+        """What the verifier misses in a black video, per prompt; nothing where it could not judge."""
+        if not prompts:
+            return []
+        with tempfile.TemporaryDirectory() as folder:
+            empty = Path(folder) / "empty.mp4"
+            write_video(empty, np.zeros(EMPTY_VIDEO, np.uint8))
+            verdicts = self.verifier.judge(prompts, [empty] * len(prompts))
+        for verdict in verdicts:
+            if verdict.error is not None:
+                logger.warning("An empty video could not be judged: %s", verdict.error)
+        return [verdict.critique for verdict in verdicts]
