@@ -127,6 +127,12 @@ class LoRAModule(TrainingModule):
         self.gradient_checkpointing = gradient_checkpointing
         self.model = None
 
+    @property
+    def base(self) -> str:
+        """What adapters are for, as they name it: an id of the Hub, or the full path of a folder."""
+        folder = Path(self.pretrained)
+        return str(folder.resolve()) if folder.is_dir() else self.pretrained
+
     @abstractmethod
     def load_backbone(self) -> PreTrainedModel:
         """Load the pretrained network this objective trains."""
@@ -151,12 +157,14 @@ class LoRAModule(TrainingModule):
         return {name: value for name, value in state.items() if name in trained}
 
     def export(self, output_dir: Path, merge: bool) -> None:
-        """Write a directory that ``from_pretrained`` can load, tokenizer included.
+        """Write a directory that ``from_pretrained`` can load from wherever it is called, tokenizer included.
 
         The module is not to be trained afterwards: merging takes its adapters away.
         """
         assert self.model is not None
         merged = merge and isinstance(self.model, PeftModel)
         model = self.model.merge_and_unload() if merged else self.model
+        if isinstance(model, PeftModel):
+            model.active_peft_config.base_model_name_or_path = self.base
         model.save_pretrained(output_dir)
         AutoTokenizer.from_pretrained(self.pretrained).save_pretrained(output_dir)

@@ -21,7 +21,7 @@ import yaml
 from datasets import Dataset
 from huggingface_hub import close_session, constants, metadata_load
 from openai import OpenAI
-from peft import PeftConfig
+from peft import AutoPeftModelForCausalLM, PeftConfig
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -261,6 +261,41 @@ def test_the_adapter_form_has_what_vllm_reads(adapter: Path) -> None:
     with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
         assert all(name.endswith(("lora_A.weight", "lora_B.weight")) for name in list(file.keys()))
     assert f"max_lora_rank={config.r})" in code(adapter)[3]
+
+
+def test_adapters_on_a_folder_load_from_anywhere(
+    trained: Path, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = shutil.copytree(TOY_LM, tmp_path / "models/base")
+    (base / "README.md").write_text("---\nbase_model: Qwen/Qwen2.5-7B-Instruct\n---\n")
+    (tmp_path / "elsewhere").mkdir()
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
+        export(trained, Path("adapter"), "--merge=false", "--model.pretrained=models/base")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    model = AutoPeftModelForCausalLM.from_pretrained("../adapter")
+    assert greedy(model, tmp_path / "adapter", refactor(BARE)) == expected
+    assert extend_as_wan(Path("../adapter"), "", BARE) == expected
+    card = (tmp_path / "adapter/README.md").read_text()
+    assert f"LoRA adapters on top of `{base}`, trained" in card
+    assert "names the base by its folder on the machine that wrote it, which was made of `Qwen/Qwen2.5-7B-Ins" in card
+    assert f'LLM("{base}", tokenizer="adapter", enable_lora=True' in card
+
+
+@pytest.mark.filterwarnings("ignore:Could not find a config file in me/base")  # PEFT asks the Hub, not the cache
+def test_adapters_name_a_model_of_the_hub_by_its_id(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = tmp_path / "hub/models--me--base"
+    shutil.copytree(TOY_LM, cached / "snapshots" / ("0" * 40))
+    (cached / "refs").mkdir()
+    (cached / "refs/main").write_text("0" * 40)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    hf = export(trained, tmp_path / "hf", "--merge=false", "--model.pretrained=me/base")
+    assert PeftConfig.from_pretrained(hf).base_model_name_or_path == "me/base"
+    card = (hf / "README.md").read_text()
+    assert "LoRA adapters on top of `me/base`, trained" in card
+    assert "on the machine that wrote it" not in card
 
 
 def test_the_card_says_where_the_weights_come_from(merged: Path, trained: Path) -> None:

@@ -21,7 +21,7 @@ CARD = """---
 # {title}
 
 {form} of `{base}`, {origin}
-
+{elsewhere}
 ## Use
 
 ```python
@@ -55,6 +55,13 @@ One of its training prompts, and what it learned to answer:
 
 {example}
 {sections}"""
+
+ELSEWHERE = """
+`adapter_config.json` names the base by its folder on the machine that wrote it{known}. On another one, copy that folder
+too, and give its new place, `BASE`, to what loads the adapters:
+`PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), "{name}")`. What `--merge true` exports needs no
+base.
+"""
 
 PROGRAMS = """
 ## In a video model's own prompt extension
@@ -145,8 +152,9 @@ class ModelCard:
             if self.data.record is Choice
             else "Prompt rewriter for a text-to-video model",
             form="LoRA adapters on top" if self.adapter else "A fine-tuned copy",
-            base=self.model.pretrained,
+            base=self.model.base if self.adapter else self.model.pretrained,
             origin=self._origin(),
+            elsewhere=self._elsewhere(name),
             messages=json.dumps(self._messages(), ensure_ascii=False, indent=4),
             asking=self._asking(),
             served=name,
@@ -182,6 +190,13 @@ class ModelCard:
             f"trained by `{type(self.model).__name__}` on {len(self.records)} records; weights after {steps} optimiser "
             "steps."
         )
+
+    def _elsewhere(self, name: str) -> str:
+        """What adapters on a folder need on another machine."""
+        if not self.adapter or not Path(self.model.pretrained).is_dir():
+            return ""
+        origin = _hub_id(self.model.pretrained)
+        return ELSEWHERE.format(known="" if origin is None else f", which was made of `{origin}`", name=name)
 
     def _messages(self) -> Messages:
         prompt: Messages = self.records[0].prompt
@@ -234,8 +249,7 @@ class ModelCard:
             ]
             lines["vllm"] = [
                 "from vllm import LLM, SamplingParams; from vllm.lora.request import LoRARequest",
-                f'rewriter = LLM("{self.model.pretrained}", tokenizer="{name}", enable_lora=True, '
-                f"max_lora_rank={rank})",
+                f'rewriter = LLM("{self.model.base}", tokenizer="{name}", enable_lora=True, max_lora_rank={rank})',
                 f'print(rewriter.chat(messages, {sampling}, lora_request=LoRARequest("rewriter", 1, "{name}"))'
                 "[0].outputs[0].text)",
             ]
