@@ -313,6 +313,21 @@ def test_the_card_says_where_the_weights_come_from(merged: Path, trained: Path) 
     assert "--prompt_extend_method local_qwen --prompt_extend_model" in card
 
 
+def test_adapters_that_merging_would_round_off_are_exported_apart(trained: Path, tmp_path: Path) -> None:
+    checkpoint = torch.load(trained / "checkpoints/best.ckpt", weights_only=True)
+    for index, (name, value) in enumerate(checkpoint["state_dict"].items()):
+        if "lora_B" in name:
+            value.copy_(30 * torch.randn(value.shape, generator=torch.Generator().manual_seed(index)))
+    torch.save(checkpoint, tmp_path / "large.ckpt")
+    large = f"--ckpt_path={tmp_path / 'large.ckpt'}"
+    with pytest.raises(
+        ValueError, match=r"nothing was exported\. The adapters are so large .* `--merge false` exports"
+    ):
+        export(trained, tmp_path / "hf", large)
+    assert not (tmp_path / "hf").exists()
+    assert (export(trained, tmp_path / "hf", large, "--merge=false") / "adapter_model.safetensors").is_file()
+
+
 def test_what_the_base_knows_is_kept(trained: Path, tmp_path: Path) -> None:
     base = shutil.copytree(TOY_LM, tmp_path / "base")
     (base / "README.md").write_text("---\nbase_model: Qwen/Qwen2.5-7B-Instruct\n---\n")
