@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,14 +27,10 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from data_modules.records import Message, Messages
+from data_modules.conversation import harmless, marks_of, render
+from data_modules.records import Messages
 
 logger = logging.getLogger(__name__)
-
-# How chat models write the marks between turns; in a user's text they must not be read as such.
-CONTROL = re.compile(
-    r"<\|[\w ]+\|>|<\uff5c[^\uff5c<>]+\uff5c>|</?s>|\[/?(?:INST|SYSTEM_PROMPT)\]|<</?SYS>>|</?(?:start|end)_of_turn>"
-)
 
 
 class GumbelNoise(LogitsProcessor):
@@ -190,8 +185,7 @@ class TransformersLM:
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
-        specials = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
-        self._control = re.compile("|".join(map(re.escape, sorted(specials, key=len, reverse=True))) or "(?!)")
+        self._marks = marks_of(self.tokenizer)
 
     def complete(self, conversations: Sequence[Messages], *, seed: int) -> list[str]:
         """Answer each conversation.
@@ -251,8 +245,7 @@ class TransformersLM:
         return firsts
 
     def _render(self, messages: Messages) -> str:
-        turns = [harmless(message, self._control) for message in messages]
-        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        return render(self.tokenizer, messages, self._marks)
 
     def _tokenise(self, texts: Sequence[str], num_new: int) -> list[list[int]]:
         """Token ids of each text, which leave room for so many new ones."""
@@ -433,15 +426,6 @@ class OpenAILM:
 def _said(error: openai.APIStatusError) -> str:
     """What a server gave as the reason; servers differ in where they put it."""
     return f"{error.status_code} {error.response.text.strip()[:400]}"
-
-
-def harmless(message: Message, control: re.Pattern[str] = CONTROL) -> Message:
-    """A message in which nothing can be read as a mark between turns: such marks are split by a blank."""
-
-    def split(match: re.Match[str]) -> str:
-        return f"{match.group()[0]} {match.group()[1:]}"
-
-    return Message(role=message["role"], content=control.sub(split, CONTROL.sub(split, message["content"])))
 
 
 def _place(name: str) -> str:

@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from data_modules.conversation import marks_of, render
 from data_modules.loader import ResumableLoader
-from data_modules.records import read_records
+from data_modules.records import Messages, read_records
 
 SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 
@@ -87,6 +88,7 @@ class JSONLDataModule(LightningDataModule, ABC):
         """
         self._require_files(stage)
         self.tokenizer = self._load_tokenizer()
+        self._marks = marks_of(self.tokenizer)
         for split in SPLITS[stage]:
             if split not in self.examples:
                 self._read(split)
@@ -94,6 +96,10 @@ class JSONLDataModule(LightningDataModule, ABC):
     def path(self, split: str) -> Path:
         """The file of a split."""
         return self.root / f"{split}.jsonl"
+
+    def render(self, messages: Messages, *, add_generation_prompt: bool = True) -> str:
+        """Text of a conversation, as it is rendered at inference; see :func:`~data_modules.conversation.render`."""
+        return render(self.tokenizer, messages, self._marks, add_generation_prompt=add_generation_prompt)
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled training batches, in an order that a resumed run continues."""

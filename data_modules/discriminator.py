@@ -43,7 +43,7 @@ class DiscriminatorDataModule(JSONLDataModule):
                 f"record {record.id} has label {record.label} though its scores are {record.scores}, A's first; "
                 "the label is that of the higher score."
             )
-        text = self.tokenizer.apply_chat_template(record.prompt, tokenize=False, add_generation_prompt=True)
+        text = self.render(record.prompt)
         answered = [text, *(text + name for name in CHOICE_LABELS)]
         question, *answers = self.tokenizer(answered, add_special_tokens=False).input_ids
         # A tokenizer may look at what is before a label.

@@ -26,8 +26,8 @@ class ChatDataModule(JSONLDataModule):
         """
         if not prompt or not answer:
             raise ValueError(f"record {record_id} has an empty prompt or completion; write it again with messages.")
-        asked = self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        whole = self.tokenizer.apply_chat_template([*prompt, *answer], tokenize=False)
+        asked = self.render(prompt)
+        whole = self.render([*prompt, *answer], add_generation_prompt=False)
         if not whole.startswith(asked):
             raise ValueError(
                 f"the chat template of {self.pretrained} changes the prompt of record {record_id} once it is answered, "

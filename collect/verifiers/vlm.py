@@ -19,10 +19,10 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeature, PreTrainedModel
 
 from collect.intent import Item, intent_items
-from collect.language_models import harmless
 from collect.protocols import Verdict
 from collect.video import Video, read_video, video_fps
 from data_modules import templates
+from data_modules.conversation import harmless
 from data_modules.records import Messages, Prompt
 
 FENCED = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.DOTALL)
