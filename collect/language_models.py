@@ -25,7 +25,15 @@ from openai.types.chat.chat_completion import Choice
 from peft import PeftConfig, PeftModelForCausalLM
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from data_modules.conversation import harmless, marks_of, render
 from data_modules.records import Messages
@@ -81,6 +89,7 @@ class ResidentModel:
             raise ValueError(f"the tokenizer of {pretrained!r} has no chat template; use a model tuned for chat")
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.model.generation_config = greedy_settings(self.model.generation_config, self.tokenizer)
         self.pretrained = pretrained
         self.model.to(torch.device(device)).eval()
         self._adapted: PeftModelForCausalLM | None = None
@@ -148,6 +157,9 @@ class TransformersLM:
 
     The answer to a conversation depends on the conversation, the seed and how often the same conversation came
     before it in the call, and on nothing else: batches of any size give the same answers.
+
+    Of the generation settings that come with a model only its tokens count, see :func:`greedy_settings`: an adapter
+    on a model answers as the two merged do.
 
     A process holds each base model once, however many of these use it, with or without an adapter of their own.
 
@@ -278,10 +290,7 @@ class TransformersLM:
                 logits_processor=LogitsProcessorList(noise),
                 do_sample=False,  # sampling is the noise's work
                 max_new_tokens=self.max_new_tokens,
-                pad_token_id=self.tokenizer.pad_token_id,
-                temperature=None,
-                top_p=None,
-                top_k=None,
+                tokenizer=self.tokenizer,  # a model's stop strings need it
             )
         answers = self.tokenizer.batch_decode(
             generated[:, batch["input_ids"].shape[1] :], skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -426,6 +435,27 @@ class OpenAILM:
 def _said(error: openai.APIStatusError) -> str:
     """What a server gave as the reason; servers differ in where they put it."""
     return f"{error.status_code} {error.response.text.strip()[:400]}"
+
+
+def greedy_settings(own: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """Settings under which the most likely token is taken, of all that a model may say.
+
+    A model's own settings may sample, and may punish words that came before, which a rewrite must repeat. What
+    ``train export`` writes is the same, so that an exported rewriter answers alike as an adapter and merged.
+
+    Args:
+        own: the model's.
+        tokenizer: whose end token ends an answer, too.
+    """
+    kept = ("bos_token_id", "stop_strings", "suppress_tokens", "begin_suppress_tokens")
+    also = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+    ends = [end for end in dict.fromkeys([tokenizer.eos_token_id, *also]) if end is not None]
+    return GenerationConfig(
+        do_sample=False,
+        eos_token_id=ends[0] if len(ends) == 1 else ends or None,
+        pad_token_id=tokenizer.pad_token_id,
+        **{name: value for name in kept if (value := getattr(own, name)) is not None},
+    )
 
 
 def _place(name: str) -> str:

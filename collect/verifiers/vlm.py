@@ -19,6 +19,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeature, PreTrainedModel
 
 from collect.intent import Item, intent_items
+from collect.language_models import greedy_settings
 from collect.protocols import Verdict
 from collect.video import Video, read_video, video_fps
 from data_modules import templates
@@ -224,6 +225,7 @@ class VLMVerifier(QuestionVerifier):
                 "VLMEndpointVerifier, which sends frames as images"
             )
         processor.tokenizer.padding_side = "left"
+        model.generation_config = greedy_settings(model.generation_config, processor.tokenizer)
         marks = sorted((token.content for token in processor.tokenizer.added_tokens_decoder.values()), key=len)
         self.control = re.compile("|".join(map(re.escape, reversed(marks))) or "(?!)")
         self.processor = processor
@@ -239,11 +241,7 @@ class VLMVerifier(QuestionVerifier):
             inputs = self.encode(conversations[batch], clips[batch])
             generated = self.model.generate(
                 **inputs,
-                do_sample=False,
                 max_new_tokens=self.max_new_tokens,
-                temperature=None,
-                top_p=None,
-                top_k=None,
             )
             completions = generated[:, inputs["input_ids"].shape[1] :]
             answers.extend(self.processor.batch_decode(completions, skip_special_tokens=True))

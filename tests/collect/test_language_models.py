@@ -10,10 +10,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+import models.sft
 from collect.intent import IntentGate
-from collect.language_models import GumbelNoise, TransformersLM
+from collect.language_models import GumbelNoise, TransformersLM, greedy_settings
 from collect.rewriters import CritiqueRewriter, LMRewriter
 from data_modules import templates
 from data_modules.records import Messages, Prompt
@@ -120,6 +121,38 @@ def test_adapters_share_one_base_and_answer_as_merged_models_do(
     assert again.complete(CONVERSATIONS, seed=0) == answers[0]
     assert greedy.complete(CONVERSATIONS, seed=0) == plain
     assert len({str(texts) for texts in (plain, *answers)}) == 3
+
+
+def test_a_rewriter_answers_alike_as_an_adapter_and_merged_whatever_its_base_is_set_to(
+    tmp_path: Path, greedy: TransformersLM
+) -> None:
+    base = shutil.copytree(LM, tmp_path / "lm")
+    GenerationConfig(
+        do_sample=True, temperature=0.7, top_k=5, repetition_penalty=1.3, no_repeat_ngram_size=3, min_new_tokens=40
+    ).save_pretrained(base)
+    adapter = odd_adapter(tmp_path, 1)
+    adapted = TransformersLM(str(base), max_new_tokens=48, adapter=str(adapter))
+    merged = TransformersLM(str(tmp_path / "merged1"), max_new_tokens=48)
+    assert adapted.complete(CONVERSATIONS, seed=0) == merged.complete(CONVERSATIONS, seed=0)
+    assert TransformersLM(str(base), max_new_tokens=48).complete(CONVERSATIONS, seed=0) == greedy.complete(
+        CONVERSATIONS, seed=0
+    )
+
+
+@pytest.mark.parametrize("ends", [None, 1, [2, 1], [1, 3]])
+def test_settings_are_those_that_exports_are_given(ends: int | list[int] | None, greedy: TransformersLM) -> None:
+    own = GenerationConfig(eos_token_id=ends, repetition_penalty=1.3, suppress_tokens=[7], stop_strings="###")
+    exported = models.sft.greedy_settings(own, greedy.tokenizer)
+    assert greedy_settings(own, greedy.tokenizer).to_dict() == exported.to_dict()
+
+
+def test_stop_strings_of_a_model_end_its_answers(tmp_path: Path, greedy: TransformersLM) -> None:
+    [answer] = greedy.complete(CONVERSATIONS[:1], seed=0)
+    base = shutil.copytree(LM, tmp_path / "lm")
+    GenerationConfig(stop_strings=answer.split()[2]).save_pretrained(base)
+    [stopped] = TransformersLM(str(base), max_new_tokens=48).complete(CONVERSATIONS[:1], seed=0)
+    assert len(answer.split()) > 3
+    assert stopped.split() == answer.split()[:3]
 
 
 def test_an_adapter_that_does_not_fit_is_named_and_leaves_the_base_alone(
