@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -20,7 +20,7 @@ import openai
 import torch
 from numpy.typing import NDArray
 from openai import OpenAI
-from openai.types.chat import ChatCompletionMessageParam
+from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
 from openai.types.chat.chat_completion import Choice
 from peft import PeftConfig, PeftModelForCausalLM
 from torch import Tensor
@@ -313,6 +313,9 @@ class OpenAILM:
     Conversations are asked about at the same time, which a server turns into batches. An answer that the server leaves
     empty is empty here, as a model in this process may answer; who asked decides what stands in for it.
 
+    The most tokens of an answer go by either of their names, see :func:`chat_completion`. OpenAI's models that reason
+    take no temperature but 1.
+
     The key is taken from the environment variable ``OPENAI_API_KEY``; servers of one's own need none.
 
     Args:
@@ -393,10 +396,11 @@ class OpenAILM:
         return answers
 
     def _answer(self, client: OpenAI, messages: Messages, seed: int) -> Choice:
-        completion = client.chat.completions.create(
+        completion = chat_completion(
+            client,
+            self.max_new_tokens,
             model=self.model,
             messages=cast(list[ChatCompletionMessageParam], messages),
-            max_tokens=self.max_new_tokens,
             temperature=self.temperature,
             seed=seed % 2**31,  # what every server takes
         )
@@ -430,6 +434,27 @@ class OpenAILM:
             ) from error
         except openai.APIStatusError as error:
             raise ValueError(f"{self.base_url} refused to answer as {self.model!r}: {_said(error)}") from error
+
+
+def chat_completion(client: OpenAI, max_new_tokens: int, **request: Any) -> ChatCompletion:
+    """Ask for an answer of at most so many tokens, by whichever name the endpoint knows that limit.
+
+    ``max_tokens`` is the name that all servers of open models know. OpenAI's models that reason refuse it and name
+    ``max_completion_tokens`` instead (https://platform.openai.com/docs/api-reference/chat/create); they are then asked
+    once more, by that name.
+
+    Args:
+        client: of the endpoint.
+        max_new_tokens: tokens after which an answer is cut.
+        **request: the other arguments of a chat completion.
+    """
+    try:
+        completion: ChatCompletion = client.chat.completions.create(max_tokens=max_new_tokens, **request)
+    except openai.BadRequestError as error:
+        if "max_completion_tokens" not in error.response.text:
+            raise
+        completion = client.chat.completions.create(max_completion_tokens=max_new_tokens, **request)
+    return completion
 
 
 def _said(error: openai.APIStatusError) -> str:

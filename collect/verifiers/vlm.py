@@ -19,7 +19,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeature, PreTrainedModel
 
 from collect.intent import Item, intent_items
-from collect.language_models import greedy_settings
+from collect.language_models import chat_completion, greedy_settings
 from collect.protocols import Verdict
 from collect.video import Video, read_video, video_fps
 from data_modules import templates
@@ -273,6 +273,9 @@ class VLMVerifier(QuestionVerifier):
 class VLMEndpointVerifier(QuestionVerifier):
     """A vision-language model behind an OpenAI-compatible endpoint, which gets frames as images.
 
+    Answers are asked for at temperature 0, which OpenAI's models that reason do not take. The most tokens of an answer
+    go by either of their names, see :func:`~collect.language_models.chat_completion`.
+
     The key is read from the environment variable ``OPENAI_API_KEY``; servers of one's own need none.
 
     Args:
@@ -331,7 +334,7 @@ class VLMEndpointVerifier(QuestionVerifier):
             return list(pool.map(self._ask, conversations, clips))
 
     def _ask(self, messages: Messages, clip: Clip) -> str:
-        first, *later = messages
+        first, *later = map(harmless, messages)
         apart = (clip.indices[-1] - clip.indices[0]) / (len(clip.indices) - 1 or 1) / clip.fps
         content = [
             {"type": "text", "text": f"Frames of the video, in order, {apart:.2f} seconds apart:"},
@@ -340,8 +343,8 @@ class VLMEndpointVerifier(QuestionVerifier):
         ]
         turns: list[Any] = [{"role": first["role"], "content": content}, *later]
         try:
-            completion = self.client.chat.completions.create(
-                model=self.model, messages=turns, max_tokens=self.max_new_tokens, temperature=0.0, seed=0
+            completion = chat_completion(
+                self.client, self.max_new_tokens, model=self.model, messages=turns, temperature=0.0, seed=0
             )
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             return str(error)

@@ -131,6 +131,10 @@ def odd_server() -> Iterator[Callable[[Handler], str]]:
         server.server_close()
 
 
+# In OpenAI's words.
+REFUSED = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+
+
 def answer(content: str | None, finish_reason: str = "stop") -> dict[str, Any]:
     message = {"role": "assistant", "content": content}
     choice = {"index": 0, "message": message, "finish_reason": finish_reason}
@@ -157,6 +161,24 @@ def test_settings_seed_and_key_are_passed_on(
     assert seen[-1][0]["seed"] == seeds[0]
     served.complete([templates.direct("one")], seed=4)
     assert seen[-1][0]["seed"] not in seeds
+
+
+def test_a_model_that_knows_the_limit_by_its_other_name_only_is_asked_by_that(
+    odd_server: Callable[[Handler], str],
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def handle(body: dict[str, Any], _: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        seen.append(body)
+        if "max_tokens" in body:
+            return 400, {"error": {"message": REFUSED, "param": "max_tokens", "code": "unsupported_parameter"}}
+        return 200, answer("fine")
+
+    served = OpenAILM(odd_server(handle), "m", max_new_tokens=7, temperature=1.0)
+    assert served.complete([templates.direct("a dog")], seed=0) == ["fine"]
+    first, second = seen
+    assert second.pop("max_completion_tokens") == first.pop("max_tokens") == 7
+    assert second == first
 
 
 def test_conversations_are_asked_about_at_the_same_time(odd_server: Callable[[Handler], str]) -> None:
