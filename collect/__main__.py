@@ -37,7 +37,7 @@ VERBS: dict[str, Any] = {
     "rewrite": rewrite,
 }
 
-BACKENDS = ("generator", "verifiers", "rewriter", "proposer", "gate")
+BACKENDS = ("generator", "verifiers", "judge", "rewriter", "proposer", "gate", "language_model")
 
 
 class Parser(ArgumentParser):

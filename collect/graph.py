@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -482,12 +483,13 @@ def graph(
     encoder: str | None = None,
     retrieval: Retrieval = Retrieval(),
     limit: int | None = None,
+    backends: dict[str, Any] | None = None,
     logger: WandbLogger | None = None,
 ) -> None:
     """Build, extend, import or open a relation graph, export it, and show the modifiers it has for some prompts.
 
     Captions that are left out are listed in ``left_out.txt``. A build that is killed goes on where it stopped when it
-    is started again.
+    is started again; with another language model it starts afresh.
 
     Args:
         output: folder of the graph; with neither captions nor base, it is opened.
@@ -503,6 +505,8 @@ def graph(
         encoder: Sentence Transformers id or directory; by default the packaged all-MiniLM-L6-v2.
         retrieval: how modifiers are chosen.
         limit: use only so many prompts, from the start of the file.
+        backends: what the language model is, as JSON, so that answers of two are not mixed; the command line fills it
+            in.
         logger: a W&B run to log to.
 
     Raises:
@@ -524,7 +528,7 @@ def graph(
             built = RelationGraph.open(output, encoder)
             faults: list[str] = []
         else:
-            built, faults = _build(output, captions, base, language_model, few_shot, encoder)
+            built, faults = _build(output, captions, base, language_model, few_shot, encoder, backends)
         sizes = dict(zip(KINDS, np.diff(built.starts).tolist(), strict=True))
         console.print(
             f"{output}: {', '.join(f'{size} x {kind}' for kind, size in sizes.items())}; {len(built.edges)} edges, "
@@ -575,6 +579,7 @@ def _build(
     language_model: LanguageModel | None,
     few_shot: bool,
     encoder: str | None,
+    backends: dict[str, Any] | None,
 ) -> tuple[RelationGraph, list[str]]:
     """Build a graph and save it; what a killed build had done is in ``unfinished`` until then."""
     scratch = output / "unfinished"
@@ -586,7 +591,7 @@ def _build(
         built = RelationGraph.open(base, encoder)
     faults: list[str] = []
     if captions is not None:
-        found, faults = _take_apart(captions, language_model, few_shot, scratch)
+        found, faults = _take_apart(captions, language_model, few_shot, scratch, backends)
         built = RelationGraph.build(found, built, encoder, scratch)
     assert built is not None
     built.save(output)
@@ -598,7 +603,11 @@ def _build(
 
 
 def _take_apart(
-    path: Path, language_model: LanguageModel | None, few_shot: bool, scratch: Path
+    path: Path,
+    language_model: LanguageModel | None,
+    few_shot: bool,
+    scratch: Path,
+    backends: dict[str, Any] | None,
 ) -> tuple[Sequence[Modifiers], list[str]]:
     if path.suffix == ".csv":
         return read_csv(path)
@@ -607,7 +616,7 @@ def _take_apart(
     captions = read_records(path, Caption)
     if language_model is None:
         raise ValueError(f"{path} holds whole captions; name a language_model that takes them apart.")
-    return extract(captions, language_model, scratch, few_shot)
+    return extract(captions, language_model, scratch, few_shot, backends)
 
 
 def _show(console: Console, prompts: Sequence[str], chosen: Sequence[Sequence[Retrieved]]) -> None:

@@ -9,7 +9,16 @@ SAMPLE_BYTES = 1 << 16
 NUM_SAMPLES = 64
 CONTENT = (".json", ".safetensors", ".model", ".parquet", ".npy")
 # How fast and where a backend computes, which is not what it answers.
-SHAPELESS = {"batch_size", "device", "base_url", "timeout", "num_workers", "num_parallel", "max_retries"}
+SHAPELESS = {
+    "batch_size",
+    "device",
+    "base_url",
+    "timeout",
+    "num_workers",
+    "num_parallel",
+    "num_concurrent",
+    "max_retries",
+}
 
 
 def identify(config: Any) -> Any:

@@ -138,7 +138,11 @@ def _phrases(value: object, name: str) -> tuple[str, ...]:
 
 
 def extract(
-    captions: Sequence[Caption], language_model: LanguageModel, scratch: Path | None = None, few_shot: bool = False
+    captions: Sequence[Caption],
+    language_model: LanguageModel,
+    scratch: Path | None = None,
+    few_shot: bool = False,
+    identity: Any = None,
 ) -> tuple[list[Modifiers], list[str]]:
     """Take captions apart with a language model that answers in JSON; an unreadable answer is asked for once more.
 
@@ -147,16 +151,21 @@ def extract(
         language_model: answers.
         scratch: folder that keeps what was answered, so that a killed call goes on where it stopped.
         few_shot: show the language model worked examples.
+        identity: what the language model is, as JSON; another one's answers in the folder are left alone.
 
     Returns:
         The modifiers of the readable answers, and what is wrong with the others, by caption id.
     """
     different = list({caption.caption: caption for caption in captions}.values())
-    digest = content_id(str(few_shot), *(caption.caption for caption in different))
+    digest = content_id(json.dumps([few_shot, identity], sort_keys=True), *(caption.caption for caption in different))
     kept = scratch / f"modifiers-{digest}.jsonl" if scratch is not None else None
     answers = _kept(kept) if kept is not None else {}
     if answers:
         logger.info("%d captions were taken apart before; remove %s to ask again", len(answers), kept)
+    elif scratch is not None and (others := sorted(scratch.glob("modifiers-*.jsonl"))):
+        logger.warning(
+            "%s holds another language model's answers, or of other captions; all are asked again", others[0]
+        )
     for start in tqdm(range(len(answers), len(different), CHUNK), desc="taking captions apart", delay=10):
         asked = different[start : start + CHUNK]
         read = _ask(asked, language_model, few_shot, seed=0)

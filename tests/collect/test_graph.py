@@ -10,11 +10,13 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import collect.__main__
 import collect.graph
 import collect.modifiers
 from collect.encoders import load_encoder
@@ -489,6 +491,52 @@ def test_answers_outlive_a_killed_call(tmp_path: Path, monkeypatch: pytest.Monke
     assert [len(asked) for asked in second.asked] == [2, 1]
     assert ([modifiers.caption_id for modifiers in found], len(faults)) == (["0", "2", "3", "4", "5"], 1)
     assert (found, faults) == extract(captions, Scripted([GOOD, "no"], ["no"], [GOOD, GOOD], [GOOD, "no"], [GOOD]))
+
+
+class Seaside:
+    """Sees one scene everywhere, until its time has come."""
+
+    calls_left: ClassVar[float] = float("inf")
+    num_asked: ClassVar[int] = 0
+
+    def __init__(self, scene: str) -> None:
+        self.scene = scene
+
+    def complete(self, conversations: Sequence[Messages], *, seed: int) -> list[str]:
+        type(self).calls_left -= 1
+        if self.calls_left < 0:
+            raise ValueError("out of memory")
+        type(self).num_asked += len(conversations)
+        return [json.dumps({"scene": [self.scene], "action": ["running"]})] * len(conversations)
+
+
+def test_a_build_that_goes_on_with_another_language_model_does_not_mix_their_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(collect.modifiers, "CHUNK", 2)
+    captions = [Caption(str(number), f"caption {number}", "test") for number in range(6)]
+    write_records(tmp_path / "captions.jsonl", captions)
+
+    def build(scene: str, calls: float) -> int:
+        """Take captions apart, in so many calls; return how many captions were asked about."""
+        monkeypatch.setattr(Seaside, "calls_left", calls)
+        monkeypatch.setattr(Seaside, "num_asked", 0)
+        arguments = [f"--captions={tmp_path / 'captions.jsonl'}", f"--output={tmp_path / 'graph'}"]
+        arguments += ["--language_model=tests.collect.test_graph.Seaside", f"--language_model.scene={scene}"]
+        monkeypatch.setattr(sys, "argv", ["collect", "graph", *arguments])
+        if calls < 3:
+            with pytest.raises(SystemExit):
+                collect.__main__.main()
+        else:
+            collect.__main__.main()
+        return sys.modules["tests.collect.test_graph"].Seaside.num_asked
+
+    assert build("a beach", calls=2) == 4
+    assert build("a pier", calls=1) == 2
+    assert "holds another language model's answers" in capsys.readouterr().err
+    assert build("a pier", calls=3) == 4  # goes on with its own
+    assert [phrase for _, phrase in nodes(RelationGraph.open(tmp_path / "graph"))] == ["a pier", "running"]
+    assert not (tmp_path / "graph/unfinished").exists()
 
 
 def test_a_bad_answer_is_asked_for_once_more_and_then_counted() -> None:
