@@ -39,6 +39,7 @@ def evaluate(
     num_seeds: int = 4,
     limit: int | None = None,
     videos: Path | None = None,
+    backends: dict[str, Any] | None = None,
     logger: WandbLogger | None = None,
 ) -> None:
     """Compare methods on held-out prompts.
@@ -67,6 +68,8 @@ def evaluate(
         limit: evaluate only so many prompts, from the start of the file.
         videos: folder of the videos, which may be the search's, so that neither renders what the other did; by default
             ``videos`` in the output folder.
+        backends: what judge and verifiers are, as JSON, so that a change is noticed when the folder is gone on with;
+            the command line fills it in.
         logger: a W&B run to log to.
     """
     asked = read_prompts(prompts, limit)
@@ -93,6 +96,11 @@ def evaluate(
         "judge": judge.name,
         "num_seeds": num_seeds,
     }
+    if backends is not None:
+        # Neither methods nor gate, which are asked again; the search's apart, for one may be added later.
+        settings["backends"] = {"judge": backends["judge"]}
+        if search:
+            settings["search"] = {"verifiers": backends["verifiers"]}
     watch = Stopwatch(generator)
     summary = output / "summary.json"
     with Store(output, settings, videos) as store, tracking.start(logger, "evaluate") as tracked:

@@ -1,6 +1,7 @@
 """Evaluation: fair comparisons, honest intervals, stated costs."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
+import collect.__main__
 from collect.evaluate import evaluate
 from collect.prompts import read_prompts
 from collect.protocols import RenderRequest, Verdict
@@ -205,6 +207,36 @@ def test_methods_may_be_added_without_a_search(prompts: Path, tmp_path: Path) ->
     assert list(by_method(summary)) == ["raw", "one pass", "careless"]
     assert summary["rounds"] == summary["best_of_n"] == []
     assert {request.prompt for request in generator.made}.isdisjoint(prompts.read_text().splitlines())
+
+
+def test_another_judge_or_verifier_of_the_same_name_does_not_go_on_with_the_folder(
+    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(prompts, tmp_path / "search", FakeGenerator(), [FakeVerifier()], FakeRewriter(), rounds=0)
+
+    def use(judge: float, verifier: float | None, error: str = "") -> list[Result]:
+        fake = "tests.collect.fakes.Fake"
+        arguments = [f"--prompts={prompts}", f"--output={tmp_path / 'out'}", '--methods={"raw": null}']
+        arguments += [f"--generator={fake}Generator", f"--judge={fake}Verifier", f"--judge.ceiling={judge}"]
+        arguments += ["--gate=collect.intent.IntentGate", "--num_seeds=1"]
+        if verifier is not None:
+            verifiers = [{"class_path": f"{fake}Verifier", "init_args": {"ceiling": verifier}}]
+            arguments += [f"--search={tmp_path / 'search'}", f"--verifiers={json.dumps(verifiers)}"]
+        monkeypatch.setattr(sys, "argv", ["collect", "evaluate", *arguments])
+        if not error:
+            collect.__main__.main()
+            return read_records(tmp_path / "out/results.jsonl", Result)
+        with pytest.raises(SystemExit):
+            collect.__main__.main()
+        assert error in capsys.readouterr().err
+        return []
+
+    first = use(judge=12, verifier=None)
+    use(judge=6, verifier=None, error="backends.judge.ceiling was 12.0 and is now 6.0. Choose another folder")
+    use(judge=12, verifier=12)  # a search may be added
+    use(judge=12, verifier=6, error="search.verifiers was [")
+    again = use(judge=12, verifier=12)
+    assert [result for result in again if result.method == "raw"] == first
 
 
 def test_what_rewriters_answered_earlier_is_compared_again(prompts: Path, tmp_path: Path) -> None:
