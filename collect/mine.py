@@ -52,7 +52,7 @@ def mine(
     """Turn finished searches into examples to tune a rewriter on.
 
     A supervised example is a raw prompt and its champion, where the champion passed the intent gate and beat the raw
-    prompt; a few prompts that were best as they were teach leaving good prompts alone. A preference pair is two
+    prompt; a few prompts that every rewrite made worse teach leaving good prompts alone. A preference pair is two
     rewrites of one prompt of which one is better beyond the noise of the seeds.
 
     Args:
@@ -190,8 +190,18 @@ def gain(search: Trajectory, metric: str) -> float:
 
 
 def already_good(searches: Sequence[Trajectory], metric: str, quota: int) -> list[Trajectory]:
-    """Choose prompts that were best as they were and could not score higher, in the order of their ids."""
-    good = [s for s in searches if s.champion is s.raw and s.raw.assessment.scores[metric] >= 1.0]
+    """Choose prompts that nothing improved and every rewrite made worse, in the order of their ids.
+
+    A raw prompt that a rewrite equals is none: with few seeds chance draws many a poor prompt well, and a rewriter
+    that learns from those to leave prompts alone leaves poor ones.
+    """
+    good = [
+        search
+        for search in searches
+        if search.raw.assessment.scores[metric] >= 1.0
+        and len(search.candidates) > 1
+        and all(other.assessment.scores[metric] < 1.0 for other in search.candidates[1:])
+    ]
     return sorted(good, key=lambda search: search.prompt.id)[:quota]
 
 

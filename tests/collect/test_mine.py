@@ -68,12 +68,14 @@ def save(folder: Path, searches: list[tuple[Trajectory, dict[str, Scores]]], fin
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Ten improved prompts, four that were perfect, and one each that fails a step."""
+    """Ten improved prompts, four that rewriting spoilt, and some that are no example."""
     return save(
         tmp_path / "trajectories",
         [
             *(trajectory(f"prompt {index}", 0.25, f"better prompt {index}", 0.75) for index in range(10)),
-            *(trajectory(f"fine {index}", 1.0) for index in range(4)),
+            *(trajectory(f"fine {index}", 1.0, f"no longer fine {index}", 0.5) for index in range(4)),
+            trajectory("as good as its rewrite", 1.0, "as good as its raw prompt", 1.0),
+            trajectory("never rewritten", 1.0),
             trajectory("bad and nothing better", 0.25),
             trajectory("refused", 0.25, "lost", 1.0),
             trajectory("hardly improved", 0.70, "hardly improved at all", 0.75),
@@ -123,7 +125,7 @@ def test_the_funnel_is_written_with_where_it_comes_from(folder: Path, tmp_path: 
     mine(folder, tmp_path / "mined", FakeGate(), METRIC, preference=None, min_gain=0.1)
     written = json.loads((tmp_path / "mined/funnel.json").read_text())
     assert written["funnel"]["sft"] == {
-        "prompts": 17,
+        "prompts": 19,
         "rewritten": 12,
         "gated": 11,
         "improved": 10,
