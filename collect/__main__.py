@@ -37,7 +37,7 @@ VERBS: dict[str, Any] = {
     "rewrite": rewrite,
 }
 
-BACKENDS = ("generator", "verifiers", "judge", "rewriter", "proposer", "gate", "language_model")
+BACKENDS = ("generator", "verifiers", "judge", "rewriter", "alternatives", "proposer", "gate", "language_model")
 
 
 class Parser(ArgumentParser):

@@ -28,7 +28,7 @@ user wrote. One row per video:
 | `file_name` | the video, as `video` once loaded |
 | `prompt_id`, `prompt`, `task` | what the user asked for |
 | `text` | what was sent to the video model |
-| `origin`, `round`, `position` | who wrote the text (`raw`, `rewriter`, `proposal`), and when |
+| `origin`, `round`, `position` | who wrote the text (`raw`, `rewriter`, `alternative`, `proposal`), and when |
 | `champion` | whether the text won its search, by the lowest average rank over `text_scores` |
 | `seed`, `generator` | of the video |
 | `scores`, `critiques`, `errors` | what each verifier says of this video, or why it says nothing |

@@ -1,7 +1,7 @@
 """Stage 2 from the command line: search prompts, keep every video and verdict."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ def run(
     patience: int = 2,
     budget: int | None = None,
     backtrack: bool = True,
+    alternatives: dict[str, Rewriter] | None = None,
     limit: int | None = None,
     time_limit: float | None = None,
     videos: Path | None = None,
@@ -60,6 +61,9 @@ def run(
         patience: rounds without a better text after which a prompt's search stops.
         budget: videos per prompt that may be made, a multiple of ``num_seeds``; by default only ``rounds`` bounds them.
         backtrack: propose from the best text so far, or else from the best of the last round.
+        alternatives: further rewriters by name, whose answers compete from the start. A search ends once nothing can
+            improve, so without them a stage-1 prompt that is drawn well is never compared with another wording, and
+            stage 3 cannot learn which wording is better.
         limit: search only so many prompts, from the start of the file.
         time_limit: seconds the generator or a verifier may take over a batch; by default for ever.
         videos: folder of the videos, which several runs may share; by default ``videos`` in the output folder.
@@ -71,7 +75,7 @@ def run(
     console = Console()
     asked = read_prompts(prompts, limit)
     settings = search_settings(
-        asked, generator, verifiers, rewriter, proposer, rounds, num_seeds, patience, budget, backtrack
+        asked, generator, verifiers, rewriter, proposer, rounds, num_seeds, patience, budget, backtrack, alternatives
     )
     if backends is not None:
         settings["backends"] = backends
@@ -91,7 +95,7 @@ def run(
         texts = None if budget is None else budget // num_seeds
         searches: list[Trajectory] = []
         for number, searches in enumerate(
-            optimise(asked, studio.assess, store, rewriter, proposer, rounds, patience, texts, backtrack)
+            optimise(asked, studio.assess, store, rewriter, proposer, rounds, patience, texts, backtrack, alternatives)
         ):
             metrics = progress(searches, store, rewriter is not None)
             tracked.log(metrics, step=number)
@@ -119,6 +123,7 @@ def search_settings(
     patience: int,
     budget: int | None = None,
     backtrack: bool = True,
+    alternatives: Mapping[str, Rewriter] | None = None,
 ) -> dict[str, Any]:
     """Check a search's settings and name what decides its outcome.
 
@@ -148,6 +153,7 @@ def search_settings(
         "patience": patience,
         "budget": budget,
         "backtrack": backtrack,
+        "alternatives": {name: type(alternative).__name__ for name, alternative in (alternatives or {}).items()},
     }
 
 

@@ -1,13 +1,14 @@
 """Stage 2: search each prompt's best wording by rendering it (RAPO++ section 4.1, https://arxiv.org/abs/2510.20206).
 
-Departures from the paper: the raw prompt competes, several proposals are made a round, each from the best text so
-far, and the search stops when nothing can improve, nothing has for a while, or the budget is spent.
+Departures from the paper: the raw prompt competes, further rewriters may enter texts at the start, several proposals
+are made a round, each from the best text so far, and the search stops when nothing can improve, nothing has for a
+while, or the budget is spent.
 
 A text whose videos could not all be made and judged competes for nothing: it is kept aside with the reason. Where
 that text is the raw prompt there is nothing to compare with, and the prompt's search is given up.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import fsum
 from typing import Literal, Protocol
@@ -19,7 +20,7 @@ from scipy.stats import rankdata
 from collect.protocols import Proposer, Rewriter
 from data_modules.records import Prompt
 
-Origin = Literal["raw", "rewriter", "proposal"]
+Origin = Literal["raw", "rewriter", "alternative", "proposal"]
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ def optimise(
     patience: int,
     budget: int | None = None,
     backtrack: bool = True,
+    alternatives: Mapping[str, Rewriter] | None = None,
 ) -> Iterator[list[Trajectory]]:
     """Search the best wording of all prompts at once.
 
@@ -163,6 +165,7 @@ def optimise(
         patience: rounds without a new champion after which a prompt's search stops.
         budget: texts tried per prompt, the raw one included, after which its search stops.
         backtrack: propose from the best text so far, or else from the last one, as the paper draws it.
+        alternatives: write further texts that compete from the start.
 
     Yields:
         All searches, after the start and after each round.
@@ -174,7 +177,7 @@ def optimise(
             return
         drafts = memory.recall(number)
         if drafts is None:
-            drafts = propose(active, proposer, number, backtrack) if number else start(active, rewriter)
+            drafts = propose(active, proposer, number, backtrack) if number else start(active, rewriter, alternatives)
             drafts = afford(active, drafts, budget)
             memory.remember(number, drafts)
         entries = [(search, draft) for search in active for draft in drafts.get(search.prompt.id, [])]
@@ -188,14 +191,18 @@ def optimise(
         yield searches
 
 
-def start(searches: Sequence[Trajectory], rewriter: Rewriter | None) -> dict[str, list[Draft]]:
-    """Enter each raw prompt and, where it differs, its stage-1 prompt."""
+def start(
+    searches: Sequence[Trajectory], rewriter: Rewriter | None, alternatives: Mapping[str, Rewriter] | None = None
+) -> dict[str, list[Draft]]:
+    """Enter each raw prompt, its stage-1 prompt and the alternatives to it; each text once."""
     prompts = [search.prompt for search in searches]
-    rewrites = rewriter.rewrite(prompts) if rewriter else [prompt.prompt for prompt in prompts]
-    return {
-        prompt.id: [Draft(prompt.prompt, "raw")] + [Draft(text, "rewriter")] * (text != prompt.prompt)
-        for prompt, text in zip(prompts, rewrites, strict=True)
-    }
+    drafts = {prompt.id: {prompt.prompt: Draft(prompt.prompt, "raw")} for prompt in prompts}
+    entrants: list[tuple[Origin, Rewriter]] = [("rewriter", rewriter)] if rewriter else []
+    entrants += [("alternative", alternative) for alternative in (alternatives or {}).values()]
+    for origin, entrant in entrants:
+        for prompt, text in zip(prompts, entrant.rewrite(prompts), strict=True):
+            drafts[prompt.id].setdefault(text, Draft(text, origin))
+    return {prompt_id: list(texts.values()) for prompt_id, texts in drafts.items()}
 
 
 def propose(

@@ -25,7 +25,13 @@ from data_modules.records import Prompt
 
 MAX_LOSSES = 3  # workers one piece of work may cost
 
-TYPES = {"generator": Generator, "verifiers": list[Verifier], "rewriter": Rewriter, "proposer": Proposer}
+TYPES = {
+    "generator": Generator,
+    "verifiers": list[Verifier],
+    "rewriter": Rewriter,
+    "alternatives": dict[str, Rewriter],
+    "proposer": Proposer,
+}
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +158,8 @@ class Stack:
         facts: dict[str, Any] = {name: type(backend).__name__ for name, backend in self.made.as_dict().items()}
         facts["generator"] = (facts["generator"], self.made.generator.fingerprint, self.made.generator.batch_size)
         facts["verifiers"] = [(type(v).__name__, v.name, v.ranked) for v in self.made.verifiers]
+        if "alternatives" in facts:
+            facts["alternatives"] = {name: type(made).__name__ for name, made in self.made.alternatives.items()}
         return facts
 
     def generate(self, requests: Sequence[RenderRequest], batch_size: int) -> None:
@@ -163,9 +171,10 @@ class Stack:
         """Judge videos with one of the verifiers."""
         return list(self.made.verifiers[index].judge(prompts, videos))
 
-    def rewrite(self, prompts: Sequence[Prompt]) -> list[str]:
-        """Rewrite prompts."""
-        return list(self.made.rewriter.rewrite(prompts))
+    def rewrite(self, prompts: Sequence[Prompt], alternative: str | None = None) -> list[str]:
+        """Rewrite prompts, with the rewriter or one of the alternatives to it."""
+        rewriter = self.made.rewriter if alternative is None else self.made.alternatives[alternative]
+        return list(rewriter.rewrite(prompts))
 
     def propose(self, *columns: Sequence[Any], seed: int) -> list[list[str]]:
         """Propose new prompts."""
@@ -200,14 +209,15 @@ class RemoteVerifier:
 
 
 class RemoteRewriter:
-    """Stands in the driver for the rewriters of the workers."""
+    """Stands in the driver for the rewriters of the workers, or for one of the alternatives to them."""
 
-    def __init__(self, workers: RayWorkers) -> None:
+    def __init__(self, workers: RayWorkers, alternative: str | None = None) -> None:
         self.workers = workers
+        self.alternative = alternative
 
     def rewrite(self, prompts: Sequence[Prompt]) -> list[str]:
         """Rewrite prompts, shared out among the workers."""
-        return self.workers.share("rewrite", list(prompts))
+        return self.workers.share("rewrite", list(prompts), alternative=self.alternative)
 
 
 class RemoteProposer:
@@ -239,6 +249,10 @@ def stand_ins(workers: RayWorkers, facts: dict[str, Any]) -> dict[str, Any]:
     ]
     if "rewriter" in facts:
         found["rewriter"] = _named(RemoteRewriter, facts["rewriter"])(workers)
+    if "alternatives" in facts:
+        found["alternatives"] = {
+            name: _named(RemoteRewriter, kind)(workers, name) for name, kind in facts["alternatives"].items()
+        }
     if "proposer" in facts:
         found["proposer"] = _named(RemoteProposer, facts["proposer"])(workers)
     return found

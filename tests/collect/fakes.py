@@ -50,6 +50,16 @@ class FakeRewriter:
         return [p.prompt if p.prompt.startswith("x") else f"{p.prompt} here" for p in prompts]
 
 
+class FakeAlternative:
+    """Says the same with a word in front; what begins with x as the rewriter does."""
+
+    def __init__(self, word: str = "see") -> None:
+        self.word = word
+
+    def rewrite(self, prompts: Sequence[Prompt]) -> list[str]:
+        return [p.prompt if p.prompt.startswith("x") else f"{self.word} {p.prompt}" for p in prompts]
+
+
 class FakeProposer:
     """Adds one of two words to the best text so far."""
 

@@ -200,6 +200,7 @@ def test_the_command_runs_a_config(prompts: Path, tmp_path: Path, monkeypatch: p
     ("backend", "change", "message"),
     [
         ("verifiers", {"ceiling": 6.0}, r"backends\.verifiers was"),
+        ("alternatives", {"word": "watch"}, r"backends\.alternatives\.other\.word was 'see' and is now 'watch'"),
         ("proposer", {"class_path": f"{__name__}.OtherProposer"}, "proposer was 'FakeProposer' and is now 'Other"),
         ("generator", {"note": "sharper"}, r"backends\.generator\.note was None and is now 'sharper'"),
     ],
@@ -212,6 +213,7 @@ def test_every_backend_that_is_changed_between_two_starts_is_noticed(
         "output": str(tmp_path / "out"),
         "generator": {"class_path": f"{__name__}.NotedGenerator", "init_args": {"batch_size": 2}},
         "verifiers": [{"class_path": "tests.collect.fakes.FakeVerifier", "init_args": {"ceiling": 12.0}}],
+        "alternatives": {"other": {"class_path": "tests.collect.fakes.FakeAlternative", "init_args": {"word": "see"}}},
         "proposer": {"class_path": "tests.collect.fakes.FakeProposer"},
         "rounds": 1,
     }
@@ -224,7 +226,9 @@ def test_every_backend_that_is_changed_between_two_starts_is_noticed(
     start()
     config["generator"]["init_args"]["batch_size"] = 3  # how fast is not what
     start()
-    changed = config[backend][0] if backend == "verifiers" else config[backend]
+    changed = {"verifiers": config["verifiers"][0], "alternatives": config["alternatives"]["other"]}.get(
+        backend, config[backend]
+    )
     changed.update(change) if "class_path" in change else changed["init_args"].update(change)
     with pytest.raises(SystemExit):
         start()

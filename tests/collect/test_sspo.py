@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from collect.sspo import Assessment, Candidate, Draft, Trajectory, average_ranks, champion, mean, optimise
 from data_modules.records import Prompt, content_id
-from tests.collect.fakes import FakeProposer, FakeRewriter
+from tests.collect.fakes import FakeAlternative, FakeProposer, FakeRewriter
 
 SCORES = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
 
@@ -238,6 +238,28 @@ def test_raw_and_rewritten_prompt_compete_from_the_start() -> None:
     assert [(c.text, c.draft.origin, c.round) for c in rounds[0][0].candidates] == [
         ("a box", "raw", 0),
         ("a box here", "rewriter", 0),
+    ]
+
+
+def test_alternatives_compete_from_the_start_each_text_once() -> None:
+    alternatives = {word: FakeAlternative(word) for word in ("see", "watch", "see")} | {"same": FakeRewriter()}
+    searches = search(["a box", "x box"], rounds=0, alternatives=alternatives)[0]
+    assert [(c.text, c.draft.origin, c.round) for c in searches[0].candidates] == [
+        ("a box", "raw", 0),
+        ("a box here", "rewriter", 0),
+        ("see a box", "alternative", 0),
+        ("watch a box", "alternative", 0),
+    ]
+    assert searches[0].champion.text == "see a box"
+    assert [c.text for c in searches[1].candidates] == ["x box"]
+
+
+def test_a_budget_that_alternatives_would_exceed_bounds_them() -> None:
+    alternatives = {word: FakeAlternative(word) for word in ("see", "watch")}
+    assert [c.text for c in search(["a box"], rounds=0, budget=3, alternatives=alternatives)[0][0].candidates] == [
+        "a box",
+        "a box here",
+        "see a box",
     ]
 
 

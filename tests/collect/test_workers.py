@@ -76,6 +76,10 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             "generator": generator,
             "verifiers": verifiers,
             "rewriter": {"class_path": "tests.collect.fakes.FakeRewriter"},
+            "alternatives": {
+                word: {"class_path": "tests.collect.fakes.FakeAlternative", "init_args": {"word": word}}
+                for word in ("here", "there")
+            },
             "proposer": {"class_path": "tests.collect.fakes.FakeProposer"},
             "rounds": 2,
         }
@@ -101,6 +105,7 @@ def test_a_cluster_that_loses_a_worker_writes_the_same_records_as_one_process(cl
     assert marker.exists()
     one = start("one", {"class_path": fatal, "init_args": {"marker": str(marker)}})
     assert len(one["candidates"]) > len(PROMPTS.splitlines()) * 3
+    assert {"here a b", "there a b"} <= {text for _, _, _, text, *_ in one["candidates"]}
     assert many == one
     assert {p.name for p in (tmp_path / "many/videos").glob("*.mp4")} == {
         p.name for p in (tmp_path / "one/videos").glob("*.mp4")
