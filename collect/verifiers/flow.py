@@ -6,6 +6,7 @@ Flow gates and criticises but never ranks: a still video would win every contest
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -71,21 +72,24 @@ class _Step:
     camera: float
     objects: NDArray[np.float32]
 
-    @property
+    @cached_property
+    def lengths(self) -> NDArray[np.float32]:
+        return _lengths(self.objects)
+
+    @cached_property
     def moves(self) -> bool:
-        return bool(np.quantile(np.linalg.norm(self.objects, axis=-1), 0.99) > STILL)
+        return bool(np.quantile(self.lengths, 0.99) > STILL)
 
-    @property
+    @cached_property
     def speed(self) -> float:
-        lengths = np.linalg.norm(self.objects, axis=-1)
-        return float((lengths**2).sum() / lengths.sum()) if self.moves else 0.0
+        return float((self.lengths**2).sum() / self.lengths.sum()) if self.moves else 0.0
 
-    @property
+    @cached_property
     def direction(self) -> NDArray[np.float32] | None:
         """Unit vector along which most of the motion goes, or ``None`` where there is none or motions oppose."""
         resultant = self.objects.sum((0, 1))
         length = float(np.linalg.norm(resultant))
-        if not self.moves or length < COHERENT * float(np.linalg.norm(self.objects, axis=-1).sum()):
+        if not self.moves or length < COHERENT * float(self.lengths.sum()):
             return None
         return np.asarray(resultant / length)
 
@@ -120,7 +124,7 @@ def measure_motion(video: Video, fps: float, interval: float = 0.5) -> Motion:
     directions = [[step.direction for step in run if step.direction is not None] for run in runs]
     headings = [_heading(direction) for run in directions for direction in run]
     return Motion(
-        magnitude=float(np.mean([np.linalg.norm(step.flow, axis=-1).mean() for step in steps])) / height / seconds,
+        magnitude=float(np.mean([_lengths(step.flow).mean() for step in steps])) / height / seconds,
         camera=float(np.mean([step.camera for step in steps])) / height / seconds,
         speed=float(np.mean(moving)) if moving else 0.0,
         acceleration=float(np.polyfit(np.arange(len(moving)) * seconds, moving, 1)[0]) if len(moving) > 2 else 0.0,
@@ -254,7 +258,7 @@ def _step(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> _Step:
     if transform is None or followers.mean() < FOLLOWED:
         return _Step(flow, 0.0, flow)
     shift = np.stack([xs, ys, np.ones_like(xs)], -1) @ transform.T.astype(np.float32) - np.stack([xs, ys], -1)
-    camera = float(np.linalg.norm(shift, axis=-1).mean())
+    camera = float(_lengths(shift).mean())
     if camera < STILL:
         return _Step(flow, 0.0, flow)
     # What enters or leaves the picture has no flow, and what is beside it none to rely on. Plain surfaces have none,
@@ -265,8 +269,13 @@ def _step(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> _Step:
     carried = cv2.remap(after.astype(np.float32), reached[..., 0], reached[..., 1], cv2.INTER_LINEAR)
     unexplained = cv2.blur(np.abs(carried - before), (MARGIN, MARGIN)) > UNEXPLAINED
     departure = flow - shift
-    own = inside & unexplained & (np.linalg.norm(departure, axis=-1) > max(STILL, BLUR * camera))
+    own = inside & unexplained & (_lengths(departure) > max(STILL, BLUR * camera))
     return _Step(flow, camera, departure * own[..., None])
+
+
+def _lengths(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Lengths ``(H, W)`` of vectors ``(H, W, 2)``; several times as fast as numpy's norm over so short an axis."""
+    return np.hypot(vectors[..., 0], vectors[..., 1])
 
 
 def _lasting(headings: Sequence[str]) -> tuple[str, ...]:
