@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from collect import tracking
-from collect.intent import IntentGate
+from collect.intent import IntentGate, stammers
 from collect.preference import DEFAULT_RULE, Group, Judged, Pair, PairRule, groups_of, text_pairs, video_pairs
 from collect.protocols import LanguageModel
 from collect.sspo import Trajectory
@@ -24,7 +24,7 @@ MIN_RECORDS = 2  # one to train on, one to validate with
 _ADVICE = {
     "prompts": "give collect run more prompts.",
     "rewritten": "the raw prompt won nearly every search: give collect run more rounds or a better proposer.",
-    "gated": "what was best lost the user's intent: look at what the gate refuses.",
+    "gated": "what was best lost the user's intent or stammers: look at what the gate refuses.",
     "improved": "the champions are no better than the raw prompts on this metric: lower min_gain or search longer.",
     "pairs": "nearly all candidates score alike: give collect run more rounds, or verifiers that tell them apart.",
     "floored": "what was best is below preference.floors: lower them or search longer.",
@@ -163,7 +163,11 @@ def best_rewrites(
     """Choose the searches whose champion is an example, and count how many each step left."""
     rewritten = [search for search in searches if search.champion is not search.raw]
     reports = gate.check([(search.prompt.prompt, search.champion.text) for search in rewritten])
-    gated = [search for search, report in zip(rewritten, reports, strict=True) if report.passed]
+    gated = [
+        search
+        for search, report in zip(rewritten, reports, strict=True)
+        if report.passed and not stammers(search.prompt.prompt, search.champion.text)
+    ]
     improved = [search for search in gated if gain(search, metric) > min_gain]
     counts = {"prompts": len(searches), "rewritten": len(rewritten), "gated": len(gated), "improved": len(improved)}
     return improved, counts

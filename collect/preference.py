@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from collect.intent import IntentGate
+from collect.intent import IntentGate, stammers
 from collect.protocols import LanguageModel
 from collect.sspo import Trajectory
 from data_modules.records import Prompt
@@ -175,7 +175,7 @@ def video_pairs(
 
     Args:
         groups: candidates by prompt, each with the same number of seeds, at least two.
-        gate: what a chosen text must pass.
+        gate: what a chosen text must pass; nor may it stammer.
         rule: what else it takes.
         metrics: the rows of the scores.
         targets: metrics on at least one of which the chosen text must be better.
@@ -199,7 +199,8 @@ def video_pairs(
     errors = np.stack([standard_errors(differences[:, m], rule.min_seeds) for m in range(len(metrics))], axis=1)
     aims = [index for index, name in enumerate(metrics) if name in targets]
     texts = list(dict.fromkeys((pair.group.prompt.prompt, pair.chosen.text) for pair in pairs))
-    passed = {text for text, report in zip(texts, gate.check(texts), strict=True) if report.passed}
+    reports = gate.check(texts)
+    passed = {text for text, report in zip(texts, reports, strict=True) if report.passed and not stammers(*text)}
 
     steps = {
         "gated": [(pair.group.prompt.prompt, pair.chosen.text) in passed for pair in pairs],
@@ -269,7 +270,11 @@ def text_pairs(
         counts[pair.group.prompt.prompt] = counts.get(pair.group.prompt.prompt, 0) + 1
     found: list[Pair] = []
     for group in sorted(groups, key=lambda group: group.prompt.id):
-        rendered = [t for t in passed.get(group.prompt.id, []) if t.scores.size and rule.above_floors(t, metrics)]
+        rendered = [
+            text
+            for text in passed.get(group.prompt.id, [])
+            if text.scores.size and rule.above_floors(text, metrics) and not stammers(group.prompt.prompt, text.text)
+        ]
         for worse in refused.get(group.prompt.id, []):
             even = [t for t in rendered if length_ratio(t.text, worse.text) <= rule.max_length_ratio]
             count = counts.get(group.prompt.prompt, 0)

@@ -421,3 +421,20 @@ def test_every_pair_keeps_the_rule(
         assert (difference.mean(axis=1) >= -tolerance - 1e-12).all()
         assert difference.mean(axis=1)[0] > 0
     assert max(Counter(prompt for prompt, _, _ in texts_of(pairs)).values()) <= 2
+
+
+def test_what_stammers_is_never_learned_from_unless_the_prompt_does(tmp_path: Path) -> None:
+    def judged(prompt: str, better: str, best: str) -> tuple[Trajectory, dict[str, Scores]]:
+        scores = {prompt: {METRIC: [0.2] * 2}, better: {METRIC: [0.6] * 2}, best: {METRIC: [1.0] * 2}}
+        return search(prompt, scores), scores
+
+    towns = [judged(f"in Walla Walla {n}", f"near Walla Walla {n}", f"over Walla Walla {n}") for n in range(3)]
+    boxes = [judged(f"the box falls {n}", f"one box falls {n}", f"One box Box falls {n}") for n in range(3)]
+    folder = save(tmp_path / "trajectories", [*towns, *boxes])
+    rule = PairRule(min_gap_deviations=0.5, max_pairs=9)
+    mine(folder, tmp_path / "mined", FakeGate(), METRIC, preference=rule, raw_share=0.0)
+    assert mined(tmp_path / "mined") == {f"in Walla Walla {n}": f"over Walla Walla {n}" for n in range(3)}
+    chosen = {text for _, text, _ in texts_of(pairs_in(tmp_path / "mined"))}
+    assert chosen == {f"{word} Walla Walla {n}" for word in ("near", "over") for n in range(3)} | {
+        f"one box falls {n}" for n in range(3)
+    }
