@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import models.sft
+from data_modules import SFTDataModule
+from models import SFTModule
 from tests.conftest import REWRITES
 from train.__main__ import run
 from train.callbacks import RandomState, SampleRewrites
@@ -373,6 +376,26 @@ def test_an_offline_run_holds_metrics_config_and_rewrites(
 def test_sampling_rewrites_needs_a_run_that_writes_them() -> None:
     with pytest.raises(ValueError, match="SampleRewrites needs an SFTModule and an SFTDataModule, got LightningModule"):
         SampleRewrites().setup(Trainer(logger=False), LightningModule(), "fit")
+
+
+def test_rewrites_are_sampled_greedily_whatever_the_base_is_set_to(
+    tiny_lm: Path, rewrites: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_lm, tmp_path / "base")
+    GenerationConfig(
+        do_sample=True, temperature=5.0, repetition_penalty=1.3, no_repeat_ngram_size=1, min_new_tokens=9
+    ).save_pretrained(tmp_path / "base")
+    data = SFTDataModule(pretrained=str(tiny_lm), root=rewrites)
+    data.setup("fit")
+    answers = []
+    for base in (tiny_lm, tmp_path / "base"):
+        module = SFTModule(pretrained=str(base))
+        module.configure_model()
+        module.eval()
+        before = torch.get_rng_state()
+        answers.append(SampleRewrites(num_samples=3, max_new_tokens=12)._answers(module, data))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert answers[0] == answers[1]
 
 
 def test_random_states_come_back_through_a_checkpoint(tmp_path: Path) -> None:

@@ -266,8 +266,16 @@ class SampleRewrites(Callback):
         pad = data.tokenizer.pad_token_id
         ids = pad_sequence(prompts, batch_first=True, padding_value=pad, padding_side="left")
         mask = pad_sequence([torch.ones_like(row) for row in prompts], batch_first=True, padding_side="left")
+        # What is left unsaid, the base's own settings say: many sample, and punish words that came before.
         greedy = GenerationConfig(
-            max_new_tokens=self.max_new_tokens, eos_token_id=data.tokenizer.eos_token_id, pad_token_id=pad
+            max_new_tokens=self.max_new_tokens,
+            eos_token_id=data.tokenizer.eos_token_id,
+            pad_token_id=pad,
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            min_new_tokens=0,
         )
         written = module.model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
         return data.tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)
