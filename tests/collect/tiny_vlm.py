@@ -162,7 +162,7 @@ def main():
     for colour, path in paths.items():
         write_video(path, film(colour), fps=8)
     steps = teach(verifier, {colour: verifier.sample(path) for colour, path in paths.items()})
-    verifier.model.generation_config.repetition_penalty = 1.3  # as some models' own settings are; JSON repeats itself
+    verifier.model.generation_config.no_repeat_ngram_size = 1  # of its own, and not to count: JSON repeats itself
     verifier.model.save_pretrained(output / "vlm")
 
     loads = []
