@@ -76,8 +76,8 @@ def test_a_round_searches_the_next_prompts_with_the_rewriter_just_tuned(second_r
     assert collected["prompts"] == "outputs/toy/round2/prompts.jsonl"
     first, *_ = (second_round.parent / "prompts.jsonl").read_text().splitlines()
     assert int(first) == collected["limit"] + 1
-    paths = [str(value) for value in values(collected) if str(value).startswith("outputs/toy/")]
-    assert [path for path in paths if "round2" not in path] == ["outputs/toy/stage3_dpo/hf"]
+    paths = {str(value) for value in values(collected) if str(value).startswith("outputs/toy/")}
+    assert {path for path in paths if "round2" not in path} == {"outputs/toy/stage3_dpo/hf"}
 
 
 def test_a_round_writes_nowhere_but_in_its_folder(second_round: Path) -> None:
