@@ -259,7 +259,8 @@ def test_a_report_is_what_its_definitions_say() -> None:
         pair("3", {"plain": 0.0, "direct": 0.5}),
     ]
     # Means over both orders: 0.8, 0.6, 0.6 and 0.1 for plain; right, right, wrong, right.
-    report = measure(pairs, np.array([[0.9, 0.3], [0.4, 0.2], [0.7, 0.5], [0.3, 1.0]]))
+    answers = np.array([[0.9, 0.3], [0.4, 0.2], [0.7, 0.5], [0.3, 1.0]])
+    report = measure(pairs, answers)
     assert report.num_pairs == 4
     assert report.accuracy == 0.75
     assert report.majority == 0.75  # plain before graph, direct before plain
@@ -269,6 +270,20 @@ def test_a_report_is_what_its_definitions_say() -> None:
     # Winners have 0.8, 0.6, 0.4 and 0.9, losers 0.2, 0.4, 0.6 and 0.1: of 16 comparisons 4 + 3.5 + 2.5 + 4 are won.
     assert report.auroc == pytest.approx(14 / 16)
     assert report.interval[0] <= 0.75 <= report.interval[1]
+    assert report.foreseen is None
+
+
+def test_what_was_known_from_training_is_told_from_hindsight() -> None:
+    pairs = [pair(str(index), {"plain": 1.0, "graph": 0.5}) for index in range(3)]
+    pairs += [pair("4", {"plain": 0.0, "direct": 1.0})]
+    answers = np.array([[0.9, 0.1]] * 3 + [[0.1, 0.9]])  # all right
+    training = [pair("5", {"graph": 1.0, "plain": 0.5}), pair("6", {"graph": 0.0, "plain": 1.0})]
+    training += [pair("7", {"graph": 1.0, "plain": 0.0})]
+    report = measure(pairs, answers, training)
+    assert report.majority == report.accuracy == 1.0
+    assert report.foreseen == 0.5 / 4  # graph, which is wrong three times, and a coin between plain and direct
+    assert report.foreseen_gain == pytest.approx(1 - 0.5 / 4)
+    assert report.foreseen_gain_interval[0] > 0
 
 
 def test_pairs_of_a_prompt_are_drawn_together() -> None:
@@ -317,6 +332,7 @@ def test_labels_and_choice_run_from_the_command_line(
     use(
         "choice",
         f"--choices={tmp_path / 'out' / 'train.jsonl'}",
+        f"--training={tmp_path / 'out' / 'train.jsonl'}",
         f"--output={tmp_path / 'choice.json'}",
         "--discriminator.language_model=collect.language_models.TransformersLM",
         f"--discriminator.language_model.pretrained={tiny_lm}",
@@ -324,7 +340,7 @@ def test_labels_and_choice_run_from_the_command_line(
     )
     report = json.loads((tmp_path / "choice.json").read_text())
     assert report["num_pairs"] == 5
-    assert report["majority"] == 1.0  # long always wins
+    assert report["majority"] == report["foreseen"] == 1.0  # long always wins
     assert f"{report['accuracy']:.3f}" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         use(
