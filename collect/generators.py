@@ -4,12 +4,14 @@ import hashlib
 import inspect
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
+from numpy.typing import NDArray
 
 from collect.identity import sampled_digest
 from collect.protocols import RenderRequest
@@ -113,9 +115,13 @@ class DiffusersGenerator:
                     f"{type(self.pipeline).__name__} made videos of shape {videos.shape[1:]} where {self.shape} "
                     "(frames, height, width, channels) was asked for; choose num_frames, height and width it can make."
                 )
-            for request, video in zip(batch, videos, strict=False):
-                levels = (video * 255).round().clip(0, 255).astype(np.uint8)
-                write_video(request.path, levels, self.fps, self.enlarge)
+            # Each thread only waits for an encoder process.
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(self._write, batch, videos))  # raises what any of them raised
+
+    def _write(self, request: RenderRequest, video: NDArray[np.float32]) -> None:
+        levels = (video * 255).round().clip(0, 255).astype(np.uint8)
+        write_video(request.path, levels, self.fps, self.enlarge)
 
 
 def _local(pretrained: str) -> Path:

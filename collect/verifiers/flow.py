@@ -4,7 +4,9 @@ Flow gates and criticises but never ranks: a still video would win every contest
 """
 
 import itertools
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -178,12 +180,8 @@ class FlowVerifier:
             FileNotFoundError: if a video is missing.
             ValueError: naming the file, if it is unreadable or has fewer than two frames.
         """
-        motions = []
-        for _, path in zip(prompts, videos, strict=True):
-            try:
-                motions.append(measure_motion(read_video(path), video_fps(path), self.interval))
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from error
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV works outside the interpreter's lock
+            motions = list(pool.map(self._measure, videos))
         critiques = self._critiques([prompt.task for prompt in prompts], [describe(motion) for motion in motions])
         return [
             Verdict(
@@ -196,6 +194,12 @@ class FlowVerifier:
             )
             for motion, critique in zip(motions, critiques, strict=True)
         ]
+
+    def _measure(self, path: Path) -> Motion:
+        try:
+            return measure_motion(read_video(path), video_fps(path), self.interval)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     def _critiques(self, tasks: Sequence[str | None], words: Sequence[str]) -> list[str]:
         """What was measured, then what it means for the task, where there is one."""
