@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from jsonargparse import capture_parser
 
 import collect.__main__
@@ -56,3 +57,9 @@ def test_train_config_parses(config: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_collect_config_parses(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parser = capture_parser(collect.__main__.main)
     parser.parse_args([str(verb(config)), "--config", str(config)])
+
+
+@pytest.mark.parametrize("size", sorted(DEFAULTS.parent.glob("*/")), ids=lambda size: size.name)
+def test_stage_1_chooses_among_what_the_discriminator_was_trained_on(size: Path) -> None:
+    labels, ablation = (yaml.safe_load((size / name).read_text()) for name in ("stage1_labels.yaml", "ablation.yaml"))
+    assert ablation["methods"]["choice"]["init_args"]["candidates"] == labels["candidates"]

@@ -105,7 +105,8 @@ def test_every_method_is_scored_on_every_held_out_prompt(toy_run: Path) -> None:
         scores = [result.scores["alignment"] for result in results if result.method == name]
         assert len(scores) == 4
         assert row["score"]["mean"] == pytest.approx(sum(scores) / len(scores))
-    assert summary["rounds"][0]["number"] == 0  # how many more there are depends on when nothing can improve
+    numbers = [r["number"] for r in summary["rounds"]]
+    assert numbers in ([0], [0, 1])  # a search ends before its one round if nothing can improve
     assert summary["rounds"][-1]["search"] == methods["sspo"]["score"]
     assert (toy_run / "evaluate/score_by_videos.png").stat().st_size > 10_000
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from collect.protocols import Verdict
 from collect.verifiers.flow import farneback, shrink
-from collect.video import Video, read_video, video_fps
+from collect.video import Video, measure_each
 from data_modules.records import Prompt
 
 # Where each part of the score is a half, in levels of 255. Calibrated on rendered clips (pans, zooms, turns, moving and
@@ -97,14 +97,10 @@ class ConsistencyVerifier:
             FileNotFoundError: if a video is missing.
             ValueError: naming the file, if it is unreadable or has fewer than three frames.
         """
-        verdicts = []
-        for _, path in zip(prompts, videos, strict=True):
-            try:
-                found = measure_consistency(read_video(path), video_fps(path))
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from error
-            verdicts.append(Verdict({"consistency": found.coherence * found.steadiness}, describe(found)))
-        return verdicts
+        return [
+            Verdict({"consistency": found.coherence * found.steadiness}, describe(found))
+            for _, found in zip(prompts, measure_each(measure_consistency, videos), strict=True)
+        ]
 
 
 def describe(found: Consistency) -> str:

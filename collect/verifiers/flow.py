@@ -4,11 +4,9 @@ Flow gates and criticises but never ranks: a still video would win every contest
 """
 
 import itertools
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import cv2
@@ -16,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collect.protocols import LanguageModel, Verdict
-from collect.video import Video, read_video, video_fps
+from collect.video import Video, measure_each
 from data_modules import templates
 from data_modules.records import Prompt
 
@@ -180,8 +178,7 @@ class FlowVerifier:
             FileNotFoundError: if a video is missing.
             ValueError: naming the file, if it is unreadable or has fewer than two frames.
         """
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV works outside the interpreter's lock
-            motions = list(pool.map(self._measure, videos))
+        motions = measure_each(partial(measure_motion, interval=self.interval), videos)
         critiques = self._critiques([prompt.task for prompt in prompts], [describe(motion) for motion in motions])
         return [
             Verdict(
@@ -194,12 +191,6 @@ class FlowVerifier:
             )
             for motion, critique in zip(motions, critiques, strict=True)
         ]
-
-    def _measure(self, path: Path) -> Motion:
-        try:
-            return measure_motion(read_video(path), video_fps(path), self.interval)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
 
     def _critiques(self, tasks: Sequence[str | None], words: Sequence[str]) -> list[str]:
         """What was measured, then what it means for the task, where there is one."""

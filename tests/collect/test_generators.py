@@ -113,3 +113,12 @@ def test_what_is_no_video_is_not_written(tmp_path: Path, shape: tuple[int, ...])
 def test_odd_sizes_are_refused_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must be even, got 15 x 16; set enlarge to 2"):
         write_video(tmp_path / "video.mp4", np.zeros((4, 15, 16, 3), np.uint8))
+
+
+def test_a_video_that_cannot_be_written_is_an_error_and_the_others_are_there(latte: Path, tmp_path: Path) -> None:
+    model = DiffusersGenerator(str(latte), 1, 1.0, num_frames=4, height=16, width=16, batch_size=3)
+    asked = requests(tmp_path)[:3]
+    asked[1].path.mkdir()  # in the way
+    with pytest.raises(OSError, match=asked[1].path.name):
+        model.generate(asked)
+    assert all(read_video(request.path).shape == model.shape for request in (asked[0], asked[2]))
