@@ -10,19 +10,19 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace, auto_cli
 from rich.console import Console
 
-from collect.ablation import ablation
-from collect.attempts import BackendError
-from collect.discriminator import choice
-from collect.evaluate import evaluate
-from collect.export import export
-from collect.graph import graph
-from collect.identity import identify
-from collect.labels import labels
-from collect.mine import mine
-from collect.pairs import pairs
+from collect.backends.identity import identify
+from collect.evaluation.ablation import ablation
+from collect.evaluation.evaluate import evaluate
+from collect.examples.labels import labels
+from collect.examples.mine import mine
+from collect.examples.pairs import pairs
+from collect.graph.relation_graph import graph
 from collect.prompts import read_prompts
-from collect.rewrite import NOT_ASKED, gather, rewrite
-from collect.run import run
+from collect.rewriters.discriminator import choice
+from collect.rewriters.rewrite import NOT_ASKED, gather, rewrite
+from collect.search.export import export
+from collect.search.retries import BackendError
+from collect.search.run import run
 
 VERBS: dict[str, Any] = {
     "graph": graph,

@@ -27,8 +27,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from trl import SFTConfig, SFTTrainer
 
-from collect.language_models import TransformersLM
-from collect.rewriters import LMRewriter
+from collect.backends.language_models import TransformersLM
+from collect.rewriters.lm import LMRewriter
 from data_modules import SFTDataModule
 from data_modules.records import Messages, Preference, Prompt, Rewrite, content_id, write_records
 from data_modules.templates import refactor

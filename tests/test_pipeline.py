@@ -13,10 +13,10 @@ from transformers import pipeline
 
 import collect.__main__
 import train.cli
-from collect.intent import IntentGate
-from collect.language_models import TransformersLM
-from collect.rewriters import LMRewriter
-from collect.store import read_trajectories
+from collect.backends.language_models import TransformersLM
+from collect.intent.gate import IntentGate
+from collect.rewriters.lm import LMRewriter
+from collect.search.store import read_trajectories
 from data_modules.records import Result, Rewrite, read_records
 from data_modules.toyworld.__main__ import write
 from tests.conftest import OfflineRun

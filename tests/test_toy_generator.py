@@ -9,9 +9,9 @@ import torch
 import yaml
 from diffusers import DiffusionPipeline, LattePipeline
 
-from collect.generators import DiffusersGenerator
+from collect.backends.diffusers_generator import DiffusersGenerator
+from collect.backends.video import read_video
 from collect.protocols import RenderRequest
-from collect.video import read_video
 from data_modules.toyworld import (
     CAPTION_SHARES,
     EVEN_SHARES,

@@ -20,8 +20,8 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from collect.backends.video import Video, read_video
 from collect.protocols import Verdict
-from collect.video import Video, read_video
 from data_modules.records import Prompt
 
 Opinion = float | tuple[float, str]

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from collect.backends.video import Video, measure_each
 from collect.protocols import Verdict
 from collect.verifiers.flow import farneback, shrink
-from collect.video import Video, measure_each
 from data_modules.records import Prompt
 
 # Where each part of the score is a half, in levels of 255. Calibrated on rendered clips (pans, zooms, turns, moving and

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from collect.backends.video import Video, measure_each
 from collect.protocols import LanguageModel, Verdict
-from collect.video import Video, measure_each
 from data_modules import templates
 from data_modules.records import Prompt
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from collect.backends.video import read_video
 from collect.protocols import Verdict
-from collect.video import read_video
 from data_modules.records import Prompt
 from data_modules.toyworld import ATTRIBUTES, asked, critique, read_by_colour, read_by_template
 

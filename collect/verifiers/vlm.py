@@ -18,10 +18,10 @@ import openai
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeature, PreTrainedModel
 
-from collect.intent import Item, intent_items
-from collect.language_models import chat_completion, greedy_settings
+from collect.backends.language_models import chat_completion, greedy_settings
+from collect.backends.video import Video, read_video, video_fps
+from collect.intent.gate import Item, intent_items
 from collect.protocols import Verdict
-from collect.video import Video, read_video, video_fps
 from data_modules import templates
 from data_modules.conversation import harmless
 from data_modules.records import Messages, Prompt
@@ -274,7 +274,7 @@ class VLMEndpointVerifier(QuestionVerifier):
     """A vision-language model behind an OpenAI-compatible endpoint, which gets frames as images.
 
     Answers are asked for at temperature 0, which OpenAI's models that reason do not take. The most tokens of an answer
-    go by either of their names, see :func:`~collect.language_models.chat_completion`.
+    go by either of their names, see :func:`~collect.backends.language_models.chat_completion`.
 
     The key is read from the environment variable ``OPENAI_API_KEY``; servers of one's own need none.
 

@@ -23,13 +23,13 @@ import yaml
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from collect.generators import DiffusersGenerator
-from collect.intent import IntentGate
-from collect.language_models import TransformersLM
-from collect.rewriters import CritiqueRewriter, LMRewriter
-from collect.sspo import optimise
-from collect.store import Store
-from collect.studio import Studio
+from collect.backends.diffusers_generator import DiffusersGenerator
+from collect.backends.language_models import TransformersLM
+from collect.intent.gate import IntentGate
+from collect.rewriters.lm import CritiqueRewriter, LMRewriter
+from collect.search.renderer import Studio
+from collect.search.sspo import optimise
+from collect.search.store import Store
 from collect.verifiers import FlowVerifier, ToyWorldVerifier
 from data_modules.records import Prompt, content_id
 from data_modules.toyworld import user_prompt, worlds

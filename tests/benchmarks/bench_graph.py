@@ -16,9 +16,9 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from collect.encoders import load_encoder
-from collect.graph import RelationGraph
-from collect.modifiers import KINDS
+from collect.backends.encoders import load_encoder
+from collect.graph.modifiers import KINDS
+from collect.graph.relation_graph import RelationGraph
 
 pytestmark = pytest.mark.bench
 NUM_PHRASES = int(os.environ.get("NUM_PHRASES", 2_000_000))
@@ -36,8 +36,8 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 from rich.table import Table
-from collect.encoders import load_encoder
-from collect.graph import RelationGraph, Retrieval
+from collect.backends.encoders import load_encoder
+from collect.graph.relation_graph import RelationGraph, Retrieval
 
 folder, prompts = Path(sys.argv[1]), sys.argv[2:]
 start = time.perf_counter()

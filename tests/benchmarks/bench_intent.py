@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 from rich.table import Table
-
-from collect.intent import IntentGate, IntentReport, intent_items
-from collect.words import lemma
 from tests.collect.test_intent import FUNCTION_WORDS, without, words
 from tests.collect.test_intent import VBENCH as BESIDE
+
+from collect.intent.gate import IntentGate, IntentReport, intent_items
+from collect.intent.words import lemma
 
 VBENCH = Path(os.environ.get("VBENCH", BESIDE))
 REWRITERS = {

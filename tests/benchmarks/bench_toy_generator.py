@@ -16,9 +16,9 @@ import yaml
 from rich.console import Console
 from scipy.stats import bootstrap
 
-from collect.generators import DiffusersGenerator
+from collect.backends.diffusers_generator import DiffusersGenerator
+from collect.backends.video import read_video
 from collect.protocols import RenderRequest
-from collect.video import read_video
 from data_modules.toyworld import (
     CAPTION_SHARES,
     Reading,

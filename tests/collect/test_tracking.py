@@ -14,7 +14,7 @@ WRITERS = {
     name: {"class_path": "tests.collect.test_labels.Writer", "init_args": {"ending": ending}}
     for name, ending in (("plain", " e"), ("long", " e and e"))
 }
-FAKES = ["--generator=tests.collect.fakes.FakeGenerator", "--gate=collect.intent.IntentGate"]
+FAKES = ["--generator=tests.collect.fakes.FakeGenerator", "--gate=collect.intent.gate.IntentGate"]
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_labels_log_their_funnel_and_choice_its_report(
         "choice",
         f"--choices={tmp_path / 'labels/train.jsonl'}",
         f"--output={tmp_path / 'choice.json'}",
-        "--discriminator.language_model=collect.language_models.TransformersLM",
+        "--discriminator.language_model=collect.backends.language_models.TransformersLM",
         f"--discriminator.language_model.pretrained={tiny_lm}",
         "--discriminator.language_model.max_new_tokens=1",
     )

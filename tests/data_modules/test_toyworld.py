@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from collect.video import read_video, write_video
+from collect.backends.video import read_video, write_video
 from data_modules import toyworld
 from data_modules.toyworld import (
     ALL_RIGHT,

@@ -1,0 +1,1 @@
+"""What implements a protocol: language models, video generators, encoders, video files."""

@@ -1,0 +1,1 @@
+"""What the training stages learn from: pairs, labels, champions, preferences."""

@@ -1,0 +1,1 @@
+"""The relation graph of training captions: extract, build, import, retrieve."""

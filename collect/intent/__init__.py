@@ -1,0 +1,1 @@
+"""The gate: does a rewrite still say what the user asked for."""

@@ -1,0 +1,1 @@
+"""Raw prompt to better prompt: in one pass, by RAPO, by critique, by choice."""

@@ -1,0 +1,204 @@
+"""Where texts become judged videos: each is rendered and judged once, in batches, and kept."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from math import fsum
+
+from tqdm import tqdm
+
+from collect.protocols import Generator, RenderRequest, Verdict, Verifier
+from collect.search.retries import Attempts
+from collect.search.sspo import Assessment, mean
+from collect.search.store import Shot, Store, Take
+from data_modules.records import Prompt, content_id
+
+logger = logging.getLogger(__name__)
+
+
+def seeds_of(prompt: Prompt, num_seeds: int, purpose: str) -> list[int]:
+    """Derive a prompt's seeds from its id, so that a restart finds them again and no two purposes share them."""
+    return [int(content_id(purpose, prompt.id, str(index))[:8], 16) for index in range(num_seeds)]
+
+
+class Studio:
+    """Renders and judges, batch by batch, committing each as it is made.
+
+    Batches are cut from the list of takes in order, whether or not some were made before: a resumed run sees the same
+    batches as an unbroken one.
+
+    What a backend fails at twice gets a failed verdict instead (see :class:`collect.search.retries.Attempts`). It is
+    kept once the whole list is done, so that a run that was stopped by failures tries them again when it is restarted.
+
+    Args:
+        store: where videos and verdicts are kept.
+        generator: makes the videos.
+        verifiers: judge them, by the name their verdicts are kept under.
+        num_seeds: videos per text in :meth:`assess`.
+        purpose: what the seeds of :meth:`assess` are drawn for.
+        time_limit: seconds the generator or a verifier may take over a batch; ``None`` waits for ever.
+        num_workers: batches in work at once; more than one needs backends that run elsewhere.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        generator: Generator,
+        verifiers: Mapping[str, Verifier],
+        num_seeds: int,
+        purpose: str,
+        time_limit: float | None = None,
+        num_workers: int = 1,
+    ) -> None:
+        self.store = store
+        self.generator = generator
+        self.verifiers = verifiers
+        self.num_seeds = num_seeds
+        self.purpose = purpose
+        self.num_workers = num_workers
+        self._make: Attempts[Shot, bool] = Attempts(
+            f"generator {type(generator).__name__}", self._generate, _prompt_id, self._note, time_limit
+        )
+        self._judge: dict[str, Attempts[Shot, Verdict]] = {
+            name: Attempts(f"verifier {name}", partial(self._ask, name), _prompt_id, self._note, time_limit)
+            for name in verifiers
+        }
+
+    def assess(self, candidates: Sequence[tuple[Prompt, str]]) -> list[Assessment]:
+        """Render each text with the seeds of its prompt and sum up what the verifiers say."""
+        takes = [
+            Take(prompt, text, seed)
+            for prompt, text in candidates
+            for seed in seeds_of(prompt, self.num_seeds, self.purpose)
+        ]
+        verdicts = self.judge(takes)
+        return [
+            self._sum_up(prompt, verdicts[index * self.num_seeds : (index + 1) * self.num_seeds])
+            for index, (prompt, _) in enumerate(candidates)
+        ]
+
+    def judge(self, takes: Sequence[Take]) -> list[dict[str, Verdict]]:
+        """Render what is not rendered and judge what is not judged; verdicts by verifier for each take.
+
+        Raises:
+            BackendError: if the generator or a verifier fails three times in a row.
+        """
+        shots = [Shot(take, self.video(take)) for take in dict.fromkeys(takes)]
+        size = self.generator.batch_size
+        batches = [shots[begin : begin + size] for begin in range(0, len(shots), size)]
+        judged: dict[Take, dict[str, Verdict]] = {}
+        with tqdm(total=len(shots), desc="rendering and judging", unit="video", disable=not shots) as progress:
+            for batch, verdicts in zip(batches, self._at_once(batches), strict=True):
+                judged |= verdicts
+                progress.update(len(batch))
+        for name in self.verifiers:
+            failed = [shot for shot in shots if judged[shot.take][name].error is not None]
+            if failed:
+                logger.warning("%d of %d videos have no verdict of %s.", len(failed), len(shots), name)
+                self.store.add_verdicts(failed, name, [judged[shot.take][name] for shot in failed])
+        return [judged[take] for take in takes]
+
+    def video(self, take: Take) -> RenderRequest:
+        """Where the video of a take is."""
+        return self.store.request(take, self.generator.fingerprint)
+
+    def _at_once(self, batches: Sequence[Sequence[Shot]]) -> Iterator[dict[Take, dict[str, Verdict]]]:
+        if self.num_workers == 1:
+            yield from map(self._batch, batches)
+            return
+        with ThreadPoolExecutor(self.num_workers) as pool:
+            try:
+                yield from pool.map(self._batch, batches)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _batch(self, shots: Sequence[Shot]) -> dict[Take, dict[str, Verdict]]:
+        known = {(shot, name): self.store.verdict(shot, name) for shot in shots for name in self.verifiers}
+        lost = {s for s in shots if self.verifiers and all((v := known[s, n]) and v.error for n in self.verifiers)}
+        errors = self._render([shot for shot in shots if shot not in lost])
+        there = [shot for shot in shots if shot not in lost and shot.request not in errors]
+        for name in self.verifiers:
+            known |= {(shot, name): Verdict.failed(errors[shot.request]) for shot in shots if shot.request in errors}
+            if all(known[shot, name] for shot in there):
+                continue
+            verdicts, failures = self._judge[name](there)
+            known |= {(shot, name): verdict for shot, verdict in verdicts.items()}
+            known |= {(shot, name): Verdict.failed(reason) for shot, reason in failures.items()}
+            self.store.add_verdicts(list(verdicts), name, list(verdicts.values()))
+        return {
+            shot.take: {name: verdict for name in self.verifiers if (verdict := known[shot, name])} for shot in shots
+        }
+
+    def _render(self, shots: Sequence[Shot]) -> dict[RenderRequest, str]:
+        """Make the videos that are not there; say why some are still not."""
+        missing = [shot for shot in {shot.request: shot for shot in shots}.values() if not self._is_there(shot)]
+        if not missing:
+            return {}
+        for shot in missing:
+            shot.request.path.unlink(missing_ok=True)  # damaged: it must not pass for what is made now
+        _, errors = self._make(missing)
+        made = [shot.request for shot in missing if shot.request.path.is_file()]
+        self.store.add_renders(made, self.generator.fingerprint)
+        return {shot.request: reason for shot, reason in errors.items() if shot.request not in made}
+
+    def _is_there(self, shot: Shot) -> bool:
+        return self.store.has_render(shot.request, self.generator.fingerprint)
+
+    def _generate(self, shots: Sequence[Shot]) -> list[bool]:
+        if self._make.size is not None:
+            self.generator.batch_size = self._make.size
+        # A call that failed half-way is made again for the other half only.
+        requests = [shot.request for shot in shots if not shot.request.path.is_file()]
+        self.generator.generate(requests)
+        for request in requests:
+            if not request.path.is_file():
+                raise ValueError(f"it wrote no {request.path} for {request.prompt!r}")
+        return [True] * len(shots)
+
+    def _ask(self, name: str, shots: Sequence[Shot]) -> list[Verdict]:
+        verdicts = self.verifiers[name].judge([s.take.prompt for s in shots], [s.request.path for s in shots])
+        if len(verdicts) != len(shots):
+            raise ValueError(f"{len(verdicts)} verdicts for {len(shots)} videos")
+        for verdict in verdicts:
+            wrong = {metric: score for metric, score in verdict.scores.items() if not 0 <= score <= 1}
+            if wrong:
+                raise ValueError(f"scores must be in [0, 1], got {wrong}")
+        return list(verdicts)
+
+    def _note(self, backend: str, shots: Sequence[Shot], error: str) -> None:
+        logger.warning("%s failed at %d videos with %s.", backend, len(shots), error)
+        self.store.add_failure(backend, [shot.request for shot in shots], error)
+
+    def _sum_up(self, prompt: Prompt, verdicts: Sequence[Mapping[str, Verdict]]) -> Assessment:
+        """Average over seeds; the words are those on the worst video.
+
+        Candidates are compared on the same seeds, so one video without a verdict that ranks leaves its text without
+        an assessment. Verifiers that do not rank stay silent where others do, unless the prompt carries a task of its
+        own; they are averaged over the videos they judged.
+        """
+        ranked = [name for name, verifier in self.verifiers.items() if verifier.ranked]
+        others = [name for name in self.verifiers if name not in ranked]
+        failed = [f"{name}: {row[name].error}" for row in verdicts for name in ranked or others if row[name].error]
+        if failed:
+            return Assessment({}, {}, "", error=failed[0])
+        worst = min(verdicts, key=lambda row: fsum(score for name in ranked for score in row[name].scores.values()))
+        speaking = self.verifiers if prompt.task or not ranked else ranked
+        return Assessment(
+            scores=self._average(ranked, verdicts),
+            observations=self._average(others, verdicts),
+            critique=" ".join(worst[name].critique for name in speaking if worst[name].critique),
+        )
+
+    def _average(self, names: Sequence[str], verdicts: Sequence[Mapping[str, Verdict]]) -> dict[str, float]:
+        values: dict[str, list[float]] = {}
+        for row in verdicts:
+            for name in names:
+                for metric, score in row[name].scores.items():
+                    values.setdefault(f"{name}/{metric}", []).append(score)
+        return {metric: mean(scores) for metric, scores in values.items()}
+
+
+def _prompt_id(shot: Shot) -> str:
+    return shot.take.prompt.id

@@ -1,0 +1,222 @@
+"""Backends that fail: what is tried again, what is given up, what stops a run, and what is kept."""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from collect.protocols import Verdict
+from collect.search.renderer import Studio
+from collect.search.retries import BackendError, is_out_of_memory
+from collect.search.sspo import optimise
+from collect.search.store import DATABASE, Store, Take, read_trajectories
+from data_modules.records import Prompt, content_id
+from tests.collect.fakes import FakeGenerator, FakeProposer, FakeRewriter, FakeVerifier
+
+PROMPTS = [Prompt(content_id(text), text) for text in ("a red box", "a b", "x y", "the sea", "milk in tea")]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path, {}) as store:
+        store.enter(PROMPTS)
+        yield store
+
+
+def takes(num_seeds: int = 1) -> list[Take]:
+    return [Take(prompt, prompt.prompt, seed) for prompt in PROMPTS for seed in range(num_seeds)]
+
+
+def judge(store: Store, generator: FakeGenerator, verifier: FakeVerifier, num_seeds: int = 1, **kwargs):
+    return Studio(store, generator, {verifier.name: verifier}, 1, "test", **kwargs).judge(takes(num_seeds))
+
+
+def rows(store: Store, query: str) -> list[tuple]:
+    database = sqlite3.connect(store.folder / DATABASE)
+    found = database.execute(query).fetchall()
+    database.close()
+    return found
+
+
+class Small(FakeGenerator):
+    """Has memory for so many videos at once."""
+
+    def __init__(self, batch_size: int, room: int, error: Exception) -> None:
+        super().__init__(batch_size)
+        self.room = room
+        self.error = error
+        self.calls: list[int] = []
+
+    def generate(self, requests) -> None:
+        self.calls.append(max(len(requests), self.batch_size))  # batches are filled up
+        if self.calls[-1] > self.room:
+            raise self.error
+        super().generate(requests)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes."),
+        RuntimeError("MPS backend out of memory"),
+    ],
+)
+def test_a_generator_that_runs_out_of_memory_makes_smaller_batches_from_then_on(store: Store, error: Exception) -> None:
+    generator = Small(4, 1, error)
+    verdicts = judge(store, generator, FakeVerifier())
+    assert all(row["fake"].error is None for row in verdicts)
+    assert generator.calls == [4, 2, 1, 1, 1, 1, 1]
+    assert store.num_failures() == 2
+
+
+def test_a_verifier_that_runs_out_of_memory_judges_fewer_videos_at_once(store: Store) -> None:
+    sizes = []
+
+    class Big(FakeVerifier):
+        def judge(self, prompts, videos):
+            sizes.append(len(videos))
+            if len(videos) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super().judge(prompts, videos)
+
+    verdicts = judge(store, FakeGenerator(batch_size=5), Big())
+    assert sizes == [5, 2, 2, 1]
+    assert verdicts == judge(store, FakeGenerator(), FakeVerifier())
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+    assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_a_moment_of_trouble_is_noted_and_costs_nothing(store: Store) -> None:
+    class Flaky(FakeGenerator):
+        def generate(self, requests) -> None:
+            if not self.made:
+                super().generate(requests[:1])
+                raise ConnectionError("reset by peer")
+            super().generate(requests)
+
+    generator = Flaky()
+    assert all(row["fake"].error is None for row in judge(store, generator, FakeVerifier()))
+    assert len(generator.made) == len(PROMPTS)  # what a failed call had made is not made again
+    ((backend, render_ids, error),) = rows(store, "SELECT backend, render_ids, error FROM failures")
+    assert (backend, error) == ("generator Flaky", "ConnectionError: reset by peer")
+    assert render_ids.count(",") == 2  # three videos were asked for
+
+
+def test_one_bad_prompt_takes_none_of_its_neighbours_with_it(store: Store) -> None:
+    class Picky(FakeVerifier):
+        def judge(self, prompts, videos):
+            if any(prompt.prompt == "a b" for prompt in prompts):
+                raise ValueError("nothing here can be asked about 'a b'")
+            return super().judge(prompts, videos)
+
+    verdicts = judge(store, FakeGenerator(batch_size=20), Picky(), num_seeds=4)  # four in a row, but of one prompt
+    failed = {take.prompt.prompt for take, row in zip(takes(4), verdicts, strict=True) if row["fake"].error}
+    assert failed == {"a b"}
+    why = "ValueError: nothing here can be asked about 'a b'"
+    assert rows(store, "SELECT DISTINCT scores, critique, error FROM verdicts WHERE error IS NOT NULL") == [
+        ("{}", "", why)
+    ]
+
+
+def test_a_verdict_declared_failed_fails_its_video_alone_and_is_not_asked_for_again(store: Store) -> None:
+    asked = []
+
+    class Unparseable(FakeVerifier):
+        def judge(self, prompts, videos):
+            asked.extend(videos)
+            verdicts = super().judge(prompts, videos)
+            return [
+                Verdict.failed("no score in 'maybe'") if "sea" in p.prompt else v
+                for p, v in zip(prompts, verdicts, strict=True)
+            ]
+
+    first = judge(store, FakeGenerator(), Unparseable())
+    assert [row["fake"].error for row in first] == [None, None, None, "no score in 'maybe'", None]
+    assert judge(store, FakeGenerator(), Unparseable()) == first
+    assert len(asked) == len(PROMPTS)
+    assert store.num_failures() == 0
+
+
+@pytest.mark.parametrize("score", [float("nan"), -0.1, 1.5, float("inf")])
+def test_scores_that_are_none_are_refused(store: Store, score: float) -> None:
+    class Off(FakeVerifier):
+        def judge(self, prompts, videos):
+            return [Verdict({"alignment": score}, "") for _ in videos]
+
+    with pytest.raises(BackendError, match=r"scores must be in \[0, 1\]"):
+        judge(store, FakeGenerator(), Off())
+
+
+def test_a_backend_that_hangs_is_not_waited_for(store: Store) -> None:
+    calls = []
+
+    class Hanging(FakeGenerator):
+        def generate(self, requests) -> None:
+            calls.append(len(requests))
+            if len(calls) == 2:
+                time.sleep(30)
+            super().generate(requests)
+
+    verdicts = judge(store, Hanging(batch_size=2), FakeVerifier(), time_limit=0.3)
+    assert all(row["fake"].error is None for row in verdicts)
+    assert calls == [2, 2, 1, 1, 1]  # the second batch one by one
+    assert rows(store, "SELECT error FROM failures") == [("TimeoutError: no answer within 0.3 seconds",)]
+
+
+def search(folder: Path, generator: FakeGenerator, verifier: FakeVerifier | None = None) -> None:
+    with Store(folder, {}) as store:
+        store.enter(PROMPTS)
+        studio = Studio(store, generator, {"fake": verifier or FakeVerifier()}, num_seeds=2, purpose="test")
+        for _ in optimise(PROMPTS, studio.assess, store, FakeRewriter(), FakeProposer(), 2, 2):
+            pass
+        store.finish()
+
+
+def test_three_failures_in_a_row_stop_the_run_and_what_was_made_is_gone_on_with(tmp_path: Path) -> None:
+    class Dying(FakeGenerator):
+        def generate(self, requests) -> None:
+            if len(self.made) >= 7:
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            super().generate(requests)
+
+    dying, healthy = Dying(), FakeGenerator()
+    with pytest.raises(
+        BackendError, match=r"generator Dying failed 3 times in a row.*illegal memory.*What was made is"
+    ):
+        search(tmp_path / "broken", dying)
+    search(tmp_path / "broken", healthy)
+    search(tmp_path / "unbroken", FakeGenerator())
+    assert not {r.path for r in dying.made} & {r.path for r in healthy.made}
+    assert read_trajectories(tmp_path / "broken") == read_trajectories(tmp_path / "unbroken")
+
+
+def test_a_text_without_a_verdict_is_no_champion_and_is_kept_with_the_reason(tmp_path: Path) -> None:
+    class Shy(FakeVerifier):
+        """Likes "e1" best, but cannot say so; and cannot judge one raw prompt."""
+
+        def judge(self, prompts, videos):
+            texts = [video.read_text().split("|")[0] for video in videos]
+            return [
+                Verdict.failed("too shy") if "e1" in text or text == "the sea" else verdict
+                for text, verdict in zip(texts, super().judge(prompts, videos), strict=True)
+            ]
+
+    search(tmp_path, FakeGenerator(), Shy())
+    searches, _ = read_trajectories(tmp_path)
+    assert [s.prompt.prompt for s in searches] == [p.prompt for p in PROMPTS if p.prompt != "the sea"]
+    assert all("e1" not in c.text for s in searches for c in s.candidates)
+    assert {f.assessment.error for s in searches for f in s.failures} == {"fake: too shy"}
+    database = sqlite3.connect(tmp_path / DATABASE)
+    lost = database.execute("SELECT scores, error FROM candidates WHERE error IS NOT NULL").fetchall()
+    (champions,) = database.execute("SELECT COUNT(*) FROM champions").fetchone()
+    database.close()
+    assert set(lost) == {(None, "fake: too shy")}
+    assert champions == len(searches)
