@@ -12,13 +12,13 @@ from rich.console import Console
 
 from collect.backends.identity import identify
 from collect.evaluation.ablation import ablation
+from collect.evaluation.choice import choice
 from collect.evaluation.evaluate import evaluate
 from collect.examples.labels import labels
 from collect.examples.mine import mine
 from collect.examples.pairs import pairs
-from collect.graph.relation_graph import graph
+from collect.graph.build import graph
 from collect.prompts import read_prompts
-from collect.rewriters.discriminator import choice
 from collect.rewriters.rewrite import NOT_ASKED, gather, rewrite
 from collect.search.export import export
 from collect.search.retries import BackendError
@@ -44,7 +44,7 @@ class Parser(ArgumentParser):
     """Instantiates what a config names, after a look at what it will be used for."""
 
     def add_function_arguments(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[str]:
-        """Take the prompts of a rewrite from the end of the command line, as they are, and its dry run as a flag."""
+        """Sample the prompts of a rewrite from the end of the command line, as they are, and its dry run as a flag."""
         if function is not rewrite:
             return super().add_function_arguments(function, *args, **kwargs)
         kwargs["skip"] = {*(kwargs.get("skip") or ()), "texts", "dry_run"}

@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from trl import SFTConfig, SFTTrainer
 
-from collect.backends.language_models import TransformersLM
+from collect.backends.transformers_lm import TransformersLM
 from collect.rewriters.lm import LMRewriter
 from data_modules import SFTDataModule
 from data_modules.records import Messages, Preference, Prompt, Rewrite, content_id, write_records

@@ -13,10 +13,10 @@ from transformers import pipeline
 
 import collect.__main__
 import train.cli
-from collect.backends.language_models import TransformersLM
+from collect.backends.transformers_lm import TransformersLM
 from collect.intent.gate import IntentGate
 from collect.rewriters.lm import LMRewriter
-from collect.search.store import read_trajectories
+from collect.search.trajectories import read_trajectories
 from data_modules.records import Result, Rewrite, read_records
 from data_modules.toyworld.__main__ import write
 from tests.conftest import OfflineRun
@@ -163,7 +163,7 @@ def test_a_second_round_begins_where_the_first_ended(toy_run: Path, monkeypatch:
     assert {s.prompt.id for s in searches}.isdisjoint(s.prompt.id for s in first)
     tuned = TransformersLM(str(OUT / "stage3_dpo/hf"), batch_size=16, max_new_tokens=64)
     expected = LMRewriter(tuned, IntentGate()).rewrite([search.prompt for search in searches])
-    rewritten = [next((c.text for c in s.candidates if c.draft.origin == "rewriter"), s.raw.text) for s in searches]
+    rewritten = [next((c.text for c in s.candidates if c.proposal.origin == "rewriter"), s.raw.text) for s in searches]
     assert rewritten == expected
     methods = {row["method"] for row in json.loads((here / "evaluate/summary.json").read_text())["methods"]}
     assert {"sft", "dpo"} <= methods <= {"sft", "dpo", "sft before", "dpo before", *BASELINES}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from collect.backends.language_models import TransformersLM
+from collect.backends.transformers_lm import TransformersLM
 from data_modules.toyworld import ATTRIBUTES, asked, generic_prompt, mentions, worlds, write_user_prompt
 from data_modules.toyworld.tasks import TASKS, Task, other_wordings, revise
 from models.toy.language_model import lm

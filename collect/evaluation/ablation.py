@@ -10,8 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from collect.evaluation.choice import clustered
 from collect.evaluation.evaluate import evaluate
-from collect.rewriters.discriminator import clustered
 from data_modules.records import Result, read_records
 
 # VBench totals on LaVie (RAPO++, Tables 7 and 10, https://arxiv.org/abs/2510.20206). There a part that is missing is

@@ -7,10 +7,11 @@ from pathlib import Path
 from time import perf_counter
 
 from collect.protocols import Generator, Rewriter, Verdict, Verifier
-from collect.search.renderer import Studio, seeds_of
+from collect.search.renderer import Renderer, seeds_of
 from collect.search.run import PURPOSE, by_name
-from collect.search.sspo import Assessment, Candidate, Draft, Trajectory, champion
-from collect.search.store import Take, read_trajectories
+from collect.search.sspo import Assessment, Candidate, Proposal, Trajectory, champion
+from collect.search.store import Sample
+from collect.search.trajectories import read_trajectories
 from data_modules.records import Prompt, Result, content_id, read_records
 
 
@@ -101,7 +102,7 @@ class Search:
     def rewrites(self) -> Method:
         """The stage-1 prompts that competed from the start; the raw prompt where there was none."""
         rewritten = [
-            next((c.text for c in search.candidates if c.draft.origin == "rewriter"), search.prompt.prompt)
+            next((c.text for c in search.candidates if c.proposal.origin == "rewriter"), search.prompt.prompt)
             for search in self.trajectories
         ]
         return Method([Answer(text) for text in rewritten])
@@ -138,35 +139,35 @@ class BestOfN:
     Args:
         prompts: what was asked.
         counts: videos to render for each prompt.
-        studio: renders them and judges them with the search's verifiers.
+        renderer: renders them and judges them with the search's verifiers.
     """
 
-    def __init__(self, prompts: Sequence[Prompt], counts: Sequence[int], studio: Studio) -> None:
-        ranked = [name for name, verifier in studio.verifiers.items() if verifier.ranked]
-        self.takes = [
-            [Take(prompt, prompt.prompt, seed) for seed in seeds_of(prompt, count, PURPOSE)]
+    def __init__(self, prompts: Sequence[Prompt], counts: Sequence[int], renderer: Renderer) -> None:
+        ranked = [name for name, verifier in renderer.verifiers.items() if verifier.ranked]
+        self.samples = [
+            [Sample(prompt, prompt.prompt, seed) for seed in seeds_of(prompt, count, PURPOSE)]
             for prompt, count in zip(prompts, counts, strict=True)
         ]
         # Every prompt's first video, then every second one: those that the search made fill whole batches.
-        by_turns = [take for turn in zip_longest(*self.takes) for take in turn if take is not None]
-        verdicts = dict(zip(by_turns, studio.judge(by_turns), strict=True))
+        by_turns = [sample for turn in zip_longest(*self.samples) for sample in turn if sample is not None]
+        verdicts = dict(zip(by_turns, renderer.judge(by_turns), strict=True))
         self.videos = [
-            [Candidate(Draft(take.text, "raw"), 0, _ranked(verdicts[take], ranked)) for take in takes]
-            for takes in self.takes
+            [Candidate(Proposal(sample.text, "raw"), 0, _ranked(verdicts[sample], ranked)) for sample in samples]
+            for samples in self.samples
         ]
 
     def budgets(self) -> Iterator[list[int]]:
         """Videos per prompt if each may have one, two and so on, up to all that were rendered."""
-        for most in range(1, max(map(len, self.takes)) + 1):
-            yield [min(most, len(takes)) for takes in self.takes]
+        for most in range(1, max(map(len, self.samples)) + 1):
+            yield [min(most, len(samples)) for samples in self.samples]
 
     def choose(self, counts: Sequence[int]) -> Method:
         """Answer each prompt with the best of its first so many videos."""
         answers = []
-        for takes, videos, count in zip(self.takes, self.videos, counts, strict=True):
+        for samples, videos, count in zip(self.samples, self.videos, counts, strict=True):
             most = max(len(video.assessment.scores) for video in videos[:count])  # fewer where a verifier failed
             best = champion([video for video in videos[:count] if len(video.assessment.scores) == most])
-            answers.append(Answer(best.text, count, takes[videos.index(best)].seed))
+            answers.append(Answer(best.text, count, samples[videos.index(best)].seed))
         return Method(answers)
 
 

@@ -12,13 +12,16 @@ from lightning.pytorch.loggers import WandbLogger
 
 from collect import tracking
 from collect.evaluation.answers import BestOfN, Method, ask, earlier_methods, read_search
-from collect.evaluation.report import BEST_OF_N, FIGURE, RAW, SEARCH, STAGE1, log, plot, show, summarise
+from collect.evaluation.figure import FIGURE, plot
+from collect.evaluation.logs import log
+from collect.evaluation.numbers import BEST_OF_N, RAW, SEARCH, STAGE1, summarise
+from collect.evaluation.tables import show
 from collect.intent.gate import IntentGate
 from collect.prompts import read_prompts
 from collect.protocols import Generator, RenderRequest, Rewriter, Verifier
-from collect.search.renderer import Studio, seeds_of
+from collect.search.renderer import Renderer, seeds_of
 from collect.search.run import by_name
-from collect.search.store import Store, Take
+from collect.search.store import Sample, Store
 from data_modules.records import Prompt, Result, content_id, write_records
 
 PURPOSE = "evaluate"  # of the seeds: no search draws them
@@ -112,7 +115,9 @@ def evaluate(
         behind: dict[str, Method] = {}  # what the rounds and the curve are made of
         if found:
             rounds = [found.champions(number) for number in range(found.last_round + 1)]
-            renders = BestOfN(asked, rounds[-1].num_videos, Studio(store, watch, by_name(verifiers or []), 1, PURPOSE))
+            renders = BestOfN(
+                asked, rounds[-1].num_videos, Renderer(store, watch, by_name(verifiers or []), 1, PURPOSE)
+            )
             table[SEARCH] = rounds[-1]
             table[BEST_OF_N] = renders.choose(rounds[-1].num_videos)
             behind[STAGE1] = found.rewrites()
@@ -175,23 +180,23 @@ def render_and_judge(
 ) -> list[Result]:
     """Render every answer with the seeds of its prompt, which all methods share; equal answers share their videos."""
     key = f"judge:{judge.name}"  # a verifier of the search may have the same name
-    studio = Studio(store, generator, {key: judge}, num_seeds, PURPOSE)
+    renderer = Renderer(store, generator, {key: judge}, num_seeds, PURPOSE)
     entries = [
-        (name, Take(prompt, answer.text, seed))
+        (name, Sample(prompt, answer.text, seed))
         for name, method in methods.items()
         for prompt, answer in zip(prompts, method.answers, strict=True)
         for seed in ([answer.seed] if answer.seed is not None else seeds_of(prompt, num_seeds, PURPOSE))
     ]
-    verdicts = studio.judge([take for _, take in entries])
+    verdicts = renderer.judge([sample for _, sample in entries])
     return [
         Result(
-            prompt_id=take.prompt.id,
+            prompt_id=sample.prompt.id,
             method=name,
-            prompt=take.prompt.prompt,
-            rewrite=take.text,
-            seed=take.seed,
-            video=os.path.relpath(studio.video(take).path, store.folder),
+            prompt=sample.prompt.prompt,
+            rewrite=sample.text,
+            seed=sample.seed,
+            video=os.path.relpath(renderer.video(sample).path, store.folder),
             scores=verdict[key].scores,
         )
-        for (name, take), verdict in zip(entries, verdicts, strict=True)
+        for (name, sample), verdict in zip(entries, verdicts, strict=True)
     ]

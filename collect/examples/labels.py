@@ -21,7 +21,7 @@ from collect import tracking
 from collect.intent.gate import IntentGate
 from collect.prompts import read_prompts
 from collect.protocols import Generator, Rewriter, Verifier
-from collect.search.renderer import Studio
+from collect.search.renderer import Renderer
 from collect.search.run import by_name
 from collect.search.store import Store
 from data_modules.records import Choice, Prompt, content_id, write_records
@@ -120,7 +120,7 @@ def labels(
     with Store(output, settings) as store, tracking.start(logger, "labels") as tracked:
         pairs = propose(splits, candidates)
         sift(pairs, gate)
-        judge(pairs, Studio(store, generator, by_name(verifiers), num_seeds, PURPOSE), metric, min_gap)
+        judge(pairs, Renderer(store, generator, by_name(verifiers), num_seeds, PURPOSE), metric, min_gap)
         funnel = {name: count([pair for pair in pairs if pair.split == name]) for name in splits}
         report = {**settings, "metric": metric, "min_gap": min_gap, "num_seeds": num_seeds, "splits": funnel}
         (output / "funnel.json").write_text(json.dumps(report, indent=2) + "\n")
@@ -213,7 +213,7 @@ def sift(pairs: Sequence[Pair], gate: IntentGate) -> None:
             pair.outcome = "alike"
 
 
-def judge(pairs: Sequence[Pair], studio: Studio, metric: str, min_gap: float) -> None:
+def judge(pairs: Sequence[Pair], renderer: Renderer, metric: str, min_gap: float) -> None:
     """Render and score what is left.
 
     Raises:
@@ -221,10 +221,10 @@ def judge(pairs: Sequence[Pair], studio: Studio, metric: str, min_gap: float) ->
     """
     left = [pair for pair in pairs if not pair.outcome]
     entries = list(dict.fromkeys((pair.prompt, c.text) for pair in left for c in pair.candidates))
-    first_batch = max(1, studio.generator.batch_size // studio.num_seeds)
+    first_batch = max(1, renderer.generator.batch_size // renderer.num_seeds)
     scores: dict[tuple[Prompt, str], float] = {}
     for batch in (entries[:first_batch], entries[first_batch:]):
-        for entry, assessment in zip(batch, studio.assess(batch), strict=True):
+        for entry, assessment in zip(batch, renderer.assess(batch), strict=True):
             if assessment.error is not None:
                 continue
             if metric not in assessment.scores:

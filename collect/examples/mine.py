@@ -12,10 +12,11 @@ from rich.table import Table
 
 from collect import tracking
 from collect.examples.preference import DEFAULT_RULE, Group, Judged, Pair, PairRule, groups_of, text_pairs, video_pairs
-from collect.intent.gate import IntentGate, stammers
+from collect.intent.gate import IntentGate
+from collect.intent.problems import stammers
 from collect.protocols import LanguageModel
 from collect.search.sspo import Trajectory
-from collect.search.store import read_seed_scores, read_trajectories
+from collect.search.trajectories import read_seed_scores, read_trajectories
 from data_modules.records import Evidence, Message, Preference, Rewrite, content_id, write_records
 from data_modules.templates import refactor
 
@@ -135,7 +136,7 @@ def mine(
     with tracking.start(logger, "mine") as tracked:
         tracked.log({f"mine/{kind}/{step}": count for kind, steps in funnels.items() for step, count in steps.items()})
         rows: list[list[tracking.Cell]] = [
-            [s.prompt.prompt, s.champion.text, gain(s, metric), s.champion.draft.origin] for s in kept
+            [s.prompt.prompt, s.champion.text, gain(s, metric), s.champion.proposal.origin] for s in kept
         ]
         tracked.log_table("mine/records", ["prompt", "champion", "gain", "origin"], rows)
         rows = [[p.group.prompt.prompt, p.chosen.text, p.rejected.text, p.margin, p.kind] for p in pairs]

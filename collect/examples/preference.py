@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from collect.intent.gate import IntentGate, stammers
+from collect.intent.gate import IntentGate
+from collect.intent.problems import stammers
 from collect.protocols import LanguageModel
 from collect.search.sspo import Trajectory
 from data_modules.records import Prompt
@@ -136,7 +137,7 @@ def groups_of(searches: Sequence[Trajectory], scores: SeedScores, metrics: Seque
         for candidate, by_seed in zip(search.candidates, rows, strict=True):
             whole = all(by_seed.get(seed, {}).keys() >= set(metrics) for seed in seeds)
             values = [[by_seed[seed][metric] for seed in seeds] if whole else [] for metric in metrics]
-            judged.append(Judged(candidate.text, candidate.draft.origin, np.array(values)))
+            judged.append(Judged(candidate.text, candidate.proposal.origin, np.array(values)))
         groups.append(Group(search.prompt, seeds, judged))
     return groups
 

@@ -144,7 +144,7 @@ def extract(
     few_shot: bool = False,
     identity: Any = None,
 ) -> tuple[list[Modifiers], list[str]]:
-    """Take captions apart with a language model that answers in JSON; an unreadable answer is asked for once more.
+    """Sample captions apart with a language model that answers in JSON; an unreadable answer is asked for once more.
 
     Args:
         captions: in the order of the answers; one that comes twice is asked for once and counts twice.

@@ -1,1 +1,16 @@
 """Raw prompt to better prompt: in one pass, by RAPO, by critique, by choice."""
+
+from collect.rewriters.critique import CritiqueRewriter
+from collect.rewriters.discriminator import ChoosingRewriter, Discriminator
+from collect.rewriters.lm import LMRewriter
+from collect.rewriters.rapo import RAPORewriter
+from collect.rewriters.rewording import RewordingRewriter
+
+__all__ = [
+    "ChoosingRewriter",
+    "CritiqueRewriter",
+    "Discriminator",
+    "LMRewriter",
+    "RAPORewriter",
+    "RewordingRewriter",
+]

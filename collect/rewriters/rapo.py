@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from collect.graph.relation_graph import RelationGraph, Retrieval, Retrieved
+from collect.graph.relation_graph import RelationGraph
+from collect.graph.retrieval import Retrieval, Retrieved, retrieve
 from collect.intent.gate import IntentGate, IntentReport
 from collect.protocols import Discriminator, LanguageModel
 from collect.rewriters.lm import wish
@@ -142,7 +143,7 @@ class RAPORewriter:
         """Find details for each prompt, most similar to it first: the order in which they are merged."""
         if self.graph is None or not prompts:
             return [[] for _ in prompts]
-        found = self.graph.retrieve([prompt.prompt for prompt in prompts], self.retrieval)
+        found = retrieve(self.graph, [prompt.prompt for prompt in prompts], self.retrieval)
         return [sorted(modifiers, key=lambda modifier: -modifier.similarity) for modifiers in found]
 
     def merge_request(self, text: str, modifier: Retrieved) -> Messages:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from collect.search.sspo import Candidate, Trajectory
-from collect.search.store import JudgedVideo, read_trajectories, read_videos
+from collect.search.trajectories import JudgedVideo, read_trajectories, read_videos
 
 _CARD = """---
 task_categories: [text-to-video]
@@ -103,7 +103,7 @@ def row(search: Trajectory, candidate: Candidate, position: int, video: JudgedVi
         "prompt": search.prompt.prompt,
         "task": search.prompt.task,
         "text": candidate.text,
-        "origin": candidate.draft.origin,
+        "origin": candidate.proposal.origin,
         "round": candidate.round,
         "position": position,
         "champion": candidate is search.champion,

@@ -9,9 +9,9 @@ from math import fsum
 from tqdm import tqdm
 
 from collect.protocols import Generator, RenderRequest, Verdict, Verifier
-from collect.search.retries import Attempts
+from collect.search.retries import Retries
 from collect.search.sspo import Assessment, mean
-from collect.search.store import Shot, Store, Take
+from collect.search.store import Render, Sample, Store
 from data_modules.records import Prompt, content_id
 
 logger = logging.getLogger(__name__)
@@ -22,13 +22,13 @@ def seeds_of(prompt: Prompt, num_seeds: int, purpose: str) -> list[int]:
     return [int(content_id(purpose, prompt.id, str(index))[:8], 16) for index in range(num_seeds)]
 
 
-class Studio:
+class Renderer:
     """Renders and judges, batch by batch, committing each as it is made.
 
-    Batches are cut from the list of takes in order, whether or not some were made before: a resumed run sees the same
+    Batches are cut from the list of samples in order, whether or not some were made before: a resumed run sees the same
     batches as an unbroken one.
 
-    What a backend fails at twice gets a failed verdict instead (see :class:`collect.search.retries.Attempts`). It is
+    What a backend fails at twice gets a failed verdict instead (see :class:`collect.search.retries.Retries`). It is
     kept once the whole list is done, so that a run that was stopped by failures tries them again when it is restarted.
 
     Args:
@@ -57,53 +57,53 @@ class Studio:
         self.num_seeds = num_seeds
         self.purpose = purpose
         self.num_workers = num_workers
-        self._make: Attempts[Shot, bool] = Attempts(
+        self._make: Retries[Render, bool] = Retries(
             f"generator {type(generator).__name__}", self._generate, _prompt_id, self._note, time_limit
         )
-        self._judge: dict[str, Attempts[Shot, Verdict]] = {
-            name: Attempts(f"verifier {name}", partial(self._ask, name), _prompt_id, self._note, time_limit)
+        self._judge: dict[str, Retries[Render, Verdict]] = {
+            name: Retries(f"verifier {name}", partial(self._ask, name), _prompt_id, self._note, time_limit)
             for name in verifiers
         }
 
     def assess(self, candidates: Sequence[tuple[Prompt, str]]) -> list[Assessment]:
         """Render each text with the seeds of its prompt and sum up what the verifiers say."""
-        takes = [
-            Take(prompt, text, seed)
+        samples = [
+            Sample(prompt, text, seed)
             for prompt, text in candidates
             for seed in seeds_of(prompt, self.num_seeds, self.purpose)
         ]
-        verdicts = self.judge(takes)
+        verdicts = self.judge(samples)
         return [
             self._sum_up(prompt, verdicts[index * self.num_seeds : (index + 1) * self.num_seeds])
             for index, (prompt, _) in enumerate(candidates)
         ]
 
-    def judge(self, takes: Sequence[Take]) -> list[dict[str, Verdict]]:
-        """Render what is not rendered and judge what is not judged; verdicts by verifier for each take.
+    def judge(self, samples: Sequence[Sample]) -> list[dict[str, Verdict]]:
+        """Render what is not rendered and judge what is not judged; verdicts by verifier for each sample.
 
         Raises:
             BackendError: if the generator or a verifier fails three times in a row.
         """
-        shots = [Shot(take, self.video(take)) for take in dict.fromkeys(takes)]
+        renders = [Render(sample, self.video(sample)) for sample in dict.fromkeys(samples)]
         size = self.generator.batch_size
-        batches = [shots[begin : begin + size] for begin in range(0, len(shots), size)]
-        judged: dict[Take, dict[str, Verdict]] = {}
-        with tqdm(total=len(shots), desc="rendering and judging", unit="video", disable=not shots) as progress:
+        batches = [renders[begin : begin + size] for begin in range(0, len(renders), size)]
+        judged: dict[Sample, dict[str, Verdict]] = {}
+        with tqdm(total=len(renders), desc="rendering and judging", unit="video", disable=not renders) as progress:
             for batch, verdicts in zip(batches, self._at_once(batches), strict=True):
                 judged |= verdicts
                 progress.update(len(batch))
         for name in self.verifiers:
-            failed = [shot for shot in shots if judged[shot.take][name].error is not None]
+            failed = [render for render in renders if judged[render.sample][name].error is not None]
             if failed:
-                logger.warning("%d of %d videos have no verdict of %s.", len(failed), len(shots), name)
-                self.store.add_verdicts(failed, name, [judged[shot.take][name] for shot in failed])
-        return [judged[take] for take in takes]
+                logger.warning("%d of %d videos have no verdict of %s.", len(failed), len(renders), name)
+                self.store.add_verdicts(failed, name, [judged[render.sample][name] for render in failed])
+        return [judged[sample] for sample in samples]
 
-    def video(self, take: Take) -> RenderRequest:
-        """Where the video of a take is."""
-        return self.store.request(take, self.generator.fingerprint)
+    def video(self, sample: Sample) -> RenderRequest:
+        """Where the video of a sample is."""
+        return self.store.request(sample, self.generator.fingerprint)
 
-    def _at_once(self, batches: Sequence[Sequence[Shot]]) -> Iterator[dict[Take, dict[str, Verdict]]]:
+    def _at_once(self, batches: Sequence[Sequence[Render]]) -> Iterator[dict[Sample, dict[str, Verdict]]]:
         if self.num_workers == 1:
             yield from map(self._batch, batches)
             return
@@ -114,62 +114,67 @@ class Studio:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _batch(self, shots: Sequence[Shot]) -> dict[Take, dict[str, Verdict]]:
-        known = {(shot, name): self.store.verdict(shot, name) for shot in shots for name in self.verifiers}
-        lost = {s for s in shots if self.verifiers and all((v := known[s, n]) and v.error for n in self.verifiers)}
-        errors = self._render([shot for shot in shots if shot not in lost])
-        there = [shot for shot in shots if shot not in lost and shot.request not in errors]
+    def _batch(self, renders: Sequence[Render]) -> dict[Sample, dict[str, Verdict]]:
+        known = {(render, name): self.store.verdict(render, name) for render in renders for name in self.verifiers}
+        lost = {s for s in renders if self.verifiers and all((v := known[s, n]) and v.error for n in self.verifiers)}
+        errors = self._render([render for render in renders if render not in lost])
+        there = [render for render in renders if render not in lost and render.request not in errors]
         for name in self.verifiers:
-            known |= {(shot, name): Verdict.failed(errors[shot.request]) for shot in shots if shot.request in errors}
-            if all(known[shot, name] for shot in there):
+            known |= {
+                (render, name): Verdict.failed(errors[render.request]) for render in renders if render.request in errors
+            }
+            if all(known[render, name] for render in there):
                 continue
             verdicts, failures = self._judge[name](there)
-            known |= {(shot, name): verdict for shot, verdict in verdicts.items()}
-            known |= {(shot, name): Verdict.failed(reason) for shot, reason in failures.items()}
+            known |= {(render, name): verdict for render, verdict in verdicts.items()}
+            known |= {(render, name): Verdict.failed(reason) for render, reason in failures.items()}
             self.store.add_verdicts(list(verdicts), name, list(verdicts.values()))
         return {
-            shot.take: {name: verdict for name in self.verifiers if (verdict := known[shot, name])} for shot in shots
+            render.sample: {name: verdict for name in self.verifiers if (verdict := known[render, name])}
+            for render in renders
         }
 
-    def _render(self, shots: Sequence[Shot]) -> dict[RenderRequest, str]:
+    def _render(self, renders: Sequence[Render]) -> dict[RenderRequest, str]:
         """Make the videos that are not there; say why some are still not."""
-        missing = [shot for shot in {shot.request: shot for shot in shots}.values() if not self._is_there(shot)]
+        missing = [
+            render for render in {render.request: render for render in renders}.values() if not self._is_there(render)
+        ]
         if not missing:
             return {}
-        for shot in missing:
-            shot.request.path.unlink(missing_ok=True)  # damaged: it must not pass for what is made now
+        for render in missing:
+            render.request.path.unlink(missing_ok=True)  # damaged: it must not pass for what is made now
         _, errors = self._make(missing)
-        made = [shot.request for shot in missing if shot.request.path.is_file()]
+        made = [render.request for render in missing if render.request.path.is_file()]
         self.store.add_renders(made, self.generator.fingerprint)
-        return {shot.request: reason for shot, reason in errors.items() if shot.request not in made}
+        return {render.request: reason for render, reason in errors.items() if render.request not in made}
 
-    def _is_there(self, shot: Shot) -> bool:
-        return self.store.has_render(shot.request, self.generator.fingerprint)
+    def _is_there(self, render: Render) -> bool:
+        return self.store.has_render(render.request, self.generator.fingerprint)
 
-    def _generate(self, shots: Sequence[Shot]) -> list[bool]:
+    def _generate(self, renders: Sequence[Render]) -> list[bool]:
         if self._make.size is not None:
             self.generator.batch_size = self._make.size
         # A call that failed half-way is made again for the other half only.
-        requests = [shot.request for shot in shots if not shot.request.path.is_file()]
+        requests = [render.request for render in renders if not render.request.path.is_file()]
         self.generator.generate(requests)
         for request in requests:
             if not request.path.is_file():
                 raise ValueError(f"it wrote no {request.path} for {request.prompt!r}")
-        return [True] * len(shots)
+        return [True] * len(renders)
 
-    def _ask(self, name: str, shots: Sequence[Shot]) -> list[Verdict]:
-        verdicts = self.verifiers[name].judge([s.take.prompt for s in shots], [s.request.path for s in shots])
-        if len(verdicts) != len(shots):
-            raise ValueError(f"{len(verdicts)} verdicts for {len(shots)} videos")
+    def _ask(self, name: str, renders: Sequence[Render]) -> list[Verdict]:
+        verdicts = self.verifiers[name].judge([s.sample.prompt for s in renders], [s.request.path for s in renders])
+        if len(verdicts) != len(renders):
+            raise ValueError(f"{len(verdicts)} verdicts for {len(renders)} videos")
         for verdict in verdicts:
             wrong = {metric: score for metric, score in verdict.scores.items() if not 0 <= score <= 1}
             if wrong:
                 raise ValueError(f"scores must be in [0, 1], got {wrong}")
         return list(verdicts)
 
-    def _note(self, backend: str, shots: Sequence[Shot], error: str) -> None:
-        logger.warning("%s failed at %d videos with %s.", backend, len(shots), error)
-        self.store.add_failure(backend, [shot.request for shot in shots], error)
+    def _note(self, backend: str, renders: Sequence[Render], error: str) -> None:
+        logger.warning("%s failed at %d videos with %s.", backend, len(renders), error)
+        self.store.add_failure(backend, [render.request for render in renders], error)
 
     def _sum_up(self, prompt: Prompt, verdicts: Sequence[Mapping[str, Verdict]]) -> Assessment:
         """Average over seeds; the words are those on the worst video.
@@ -200,5 +205,5 @@ class Studio:
         return {metric: mean(scores) for metric, scores in values.items()}
 
 
-def _prompt_id(shot: Shot) -> str:
-    return shot.take.prompt.id
+def _prompt_id(render: Render) -> str:
+    return render.sample.prompt.id

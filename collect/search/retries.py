@@ -16,7 +16,7 @@ class BackendError(RuntimeError):
     """A backend that failed too often to go on."""
 
 
-class Attempts(Generic[Item, Answer]):
+class Retries(Generic[Item, Answer]):
     """Calls one backend with batches, and lets one bad item or a moment of trouble cost as little as possible.
 
     Where memory runs out the batch is halved, for the rest of the run. Any other failed call is noted, and its items

@@ -11,9 +11,10 @@ from rich.console import Console
 from collect import tracking
 from collect.prompts import read_prompts
 from collect.protocols import Generator, Proposer, Rewriter, Verifier, Workers
-from collect.search.renderer import Studio, seeds_of
+from collect.search.renderer import Renderer, seeds_of
+from collect.search.schema import DATABASE
 from collect.search.sspo import Trajectory, mean, optimise
-from collect.search.store import DATABASE, Store, Take
+from collect.search.store import Sample, Store
 from data_modules.records import Prompt, content_id
 
 PURPOSE = "collect"  # of the seeds: evaluation draws others
@@ -80,7 +81,7 @@ def run(
     if backends is not None:
         settings["backends"] = backends
     with Store(output, settings, videos) as store, tracking.start(logger, "collect") as tracked:
-        studio = Studio(
+        renderer = Renderer(
             store,
             generator,
             by_name(verifiers),
@@ -91,11 +92,13 @@ def run(
             num_workers=workers.num_workers if workers else 1,
         )
         check_rewriter(store, asked, rewriter)
-        store.enter(asked)
+        store.add_prompts(asked)
         texts = None if budget is None else budget // num_seeds
         searches: list[Trajectory] = []
         for number, searches in enumerate(
-            optimise(asked, studio.assess, store, rewriter, proposer, rounds, patience, texts, backtrack, alternatives)
+            optimise(
+                asked, renderer.assess, store, rewriter, proposer, rounds, patience, texts, backtrack, alternatives
+            )
         ):
             metrics = progress(searches, store, rewriter is not None)
             tracked.log(metrics, step=number)
@@ -105,7 +108,7 @@ def run(
             )
         store.finish()
         (output / "done.json").write_text(json.dumps({**settings, **metrics}, indent=2) + "\n")
-        tracked.log_table("collect/trajectories", *table(searches, studio))
+        tracked.log_table("collect/trajectories", *table(searches, renderer))
         for name in ("failed_texts", "given_up"):
             if count := int(metrics[f"collect/{name}"]):
                 console.print(f"{count} {_FAILED[name]}; the table failures of {store.folder / DATABASE} says why")
@@ -163,12 +166,12 @@ def check_rewriter(store: Store, prompts: Sequence[Prompt], rewriter: Rewriter |
     Raises:
         ValueError: if the rewriter writes something else now, for instance because it was trained again.
     """
-    begun = store.recall(0)
+    begun = store.load_round(0)
     if begun is None or rewriter is None:
         return
     known = list(prompts[:NUM_REWRITES_CHECKED])
     for prompt, text in zip(known, rewriter.rewrite(known), strict=True):
-        if text not in [draft.text for draft in begun[prompt.id]]:
+        if text not in [proposal.text for proposal in begun[prompt.id]]:
             raise ValueError(
                 f"{store.folder} was begun with another rewriter: {prompt.prompt!r} becomes {text!r} now. "
                 "Choose another folder or delete this one."
@@ -208,25 +211,25 @@ def progress(searches: Sequence[Trajectory], store: Store, with_rewriter: bool) 
     }
     if with_rewriter:
         rewritten = sum(
-            c.draft.origin == "rewriter" for search in alive for c in (*search.candidates, *search.failures)
+            c.proposal.origin == "rewriter" for search in alive for c in (*search.candidates, *search.failures)
         )
         metrics["collect/fallbacks"] = float(len(alive) - rewritten)
     return metrics
 
 
-def table(searches: Sequence[Trajectory], studio: Studio) -> tuple[list[str], list[list[tracking.Cell]]]:
+def table(searches: Sequence[Trajectory], renderer: Renderer) -> tuple[list[str], list[list[tracking.Cell]]]:
     """List every candidate; the first few searches show their videos."""
     columns = ["prompt", "round", "origin", "text", "score", "critique", "champion", "video"]
     rows: list[list[tracking.Cell]] = []
     for index, search in enumerate(searches):
         seed = seeds_of(search.prompt, 1, PURPOSE)[0]
         for candidate in search.candidates:
-            video = studio.video(Take(search.prompt, candidate.text, seed)).path
+            video = renderer.video(Sample(search.prompt, candidate.text, seed)).path
             rows.append(
                 [
                     search.prompt.prompt,
                     candidate.round,
-                    candidate.draft.origin,
+                    candidate.proposal.origin,
                     candidate.text,
                     candidate.assessment.score,
                     candidate.assessment.critique,

@@ -24,7 +24,7 @@ Origin = Literal["raw", "rewriter", "alternative", "proposal"]
 
 
 @dataclass(frozen=True)
-class Draft:
+class Proposal:
     """A text that is about to compete for a prompt."""
 
     text: str
@@ -58,14 +58,14 @@ class Assessment:
 class Candidate:
     """A text that competes for a prompt, and how it did."""
 
-    draft: Draft
+    proposal: Proposal
     round: int
     assessment: Assessment
 
     @property
     def text(self) -> str:
         """What was sent to the video model."""
-        return self.draft.text
+        return self.proposal.text
 
 
 @dataclass
@@ -110,7 +110,7 @@ class Trajectory:
         before = self.champion if self.candidates else None
         self.candidates.extend(c for c in candidates if c.assessment.error is None)
         self.failures.extend(c for c in candidates if c.assessment.error is not None)
-        if any(failure.draft.origin == "raw" for failure in self.failures):
+        if any(failure.proposal.origin == "raw" for failure in self.failures):
             self.candidates.clear()
             return
         self.stale = 0 if self.champion != before else self.stale + 1
@@ -125,16 +125,16 @@ class Trajectory:
         return self.stale >= patience or (bool(scores) and min(scores.values()) >= 1.0)
 
 
-class Memory(Protocol):
-    """What a killed run finds again."""
+class RoundStore(Protocol):
+    """Keeps every round, so that a killed run resumes."""
 
-    def recall(self, number: int) -> dict[str, list[Draft]] | None:
-        """Read the drafts of a round by prompt id; ``None`` if the round has none yet."""
+    def load_round(self, number: int) -> dict[str, list[Proposal]] | None:
+        """Read the proposals of a round by prompt id; ``None`` if the round has none yet."""
 
-    def remember(self, number: int, drafts: dict[str, list[Draft]]) -> None:
-        """Write all drafts of a round at once."""
+    def save_round(self, number: int, proposals: dict[str, list[Proposal]]) -> None:
+        """Write all proposals of a round at once."""
 
-    def record(self, trajectories: Sequence[Trajectory]) -> None:
+    def save_results(self, trajectories: Sequence[Trajectory]) -> None:
         """Write assessments and champions of these searches."""
 
 
@@ -144,7 +144,7 @@ Assess = Callable[[Sequence[tuple[Prompt, str]]], list[Assessment]]
 def optimise(
     prompts: Sequence[Prompt],
     assess: Assess,
-    memory: Memory,
+    store: RoundStore,
     rewriter: Rewriter | None,
     proposer: Proposer | None,
     rounds: int,
@@ -158,7 +158,7 @@ def optimise(
     Args:
         prompts: with distinct ids.
         assess: renders and judges texts, each against its raw prompt.
-        memory: of the rounds already made.
+        store: keeps every round, so that a killed run finds them again.
         rewriter: writes the stage-1 prompt that competes from the start.
         proposer: rewrites the best text so far after each round.
         rounds: of proposals, after the start.
@@ -175,65 +175,67 @@ def optimise(
         active = [search for search in searches if not search.finished(patience, budget)]
         if not active:
             return
-        drafts = memory.recall(number)
-        if drafts is None:
-            drafts = propose(active, proposer, number, backtrack) if number else start(active, rewriter, alternatives)
-            drafts = afford(active, drafts, budget)
-            memory.remember(number, drafts)
-        entries = [(search, draft) for search in active for draft in drafts.get(search.prompt.id, [])]
-        assessments = assess([(search.prompt, draft.text) for search, draft in entries])
+        proposals = store.load_round(number)
+        if proposals is None:
+            proposals = (
+                propose(active, proposer, number, backtrack) if number else start(active, rewriter, alternatives)
+            )
+            proposals = afford(active, proposals, budget)
+            store.save_round(number, proposals)
+        entries = [(search, proposal) for search in active for proposal in proposals.get(search.prompt.id, [])]
+        assessments = assess([(search.prompt, proposal.text) for search, proposal in entries])
         judged: dict[str, list[Candidate]] = {search.prompt.id: [] for search in active}
-        for (search, draft), assessment in zip(entries, assessments, strict=True):
-            judged[search.prompt.id].append(Candidate(draft, number, assessment))
+        for (search, proposal), assessment in zip(entries, assessments, strict=True):
+            judged[search.prompt.id].append(Candidate(proposal, number, assessment))
         for search in active:
             search.add(judged[search.prompt.id])
-        memory.record(active)
+        store.save_results(active)
         yield searches
 
 
 def start(
     searches: Sequence[Trajectory], rewriter: Rewriter | None, alternatives: Mapping[str, Rewriter] | None = None
-) -> dict[str, list[Draft]]:
+) -> dict[str, list[Proposal]]:
     """Enter each raw prompt, its stage-1 prompt and the alternatives to it; each text once."""
     prompts = [search.prompt for search in searches]
-    drafts = {prompt.id: {prompt.prompt: Draft(prompt.prompt, "raw")} for prompt in prompts}
+    proposals = {prompt.id: {prompt.prompt: Proposal(prompt.prompt, "raw")} for prompt in prompts}
     entrants: list[tuple[Origin, Rewriter]] = [("rewriter", rewriter)] if rewriter else []
     entrants += [("alternative", alternative) for alternative in (alternatives or {}).values()]
     for origin, entrant in entrants:
         for prompt, text in zip(prompts, entrant.rewrite(prompts), strict=True):
-            drafts[prompt.id].setdefault(text, Draft(text, origin))
-    return {prompt_id: list(texts.values()) for prompt_id, texts in drafts.items()}
+            proposals[prompt.id].setdefault(text, Proposal(text, origin))
+    return {prompt_id: list(texts.values()) for prompt_id, texts in proposals.items()}
 
 
 def propose(
     searches: Sequence[Trajectory], proposer: Proposer | None, number: int, backtrack: bool
-) -> dict[str, list[Draft]]:
+) -> dict[str, list[Proposal]]:
     """Rewrite each search's best text so far, or its last one, from all that was learned."""
     if proposer is None:
         return {}
     sources = [search.champion if backtrack else search.latest for search in searches]
-    proposals = proposer.propose(
+    answers = proposer.propose(
         [search.prompt for search in searches],
         [candidate.text for candidate in sources],
         [candidate.assessment.critique for candidate in sources],
         [[(c.text, c.assessment.score, c.assessment.critique) for c in search.candidates] for search in searches],
         seed=number,
     )
-    drafts = {}
-    for search, texts in zip(searches, proposals, strict=True):
+    proposals = {}
+    for search, texts in zip(searches, answers, strict=True):
         tried = search.tried
-        drafts[search.prompt.id] = [Draft(text, "proposal") for text in dict.fromkeys(texts) if text not in tried]
-    return drafts
+        proposals[search.prompt.id] = [Proposal(text, "proposal") for text in dict.fromkeys(texts) if text not in tried]
+    return proposals
 
 
 def afford(
-    searches: Sequence[Trajectory], drafts: dict[str, list[Draft]], budget: int | None
-) -> dict[str, list[Draft]]:
-    """Drop the last drafts of searches that have no budget for them."""
+    searches: Sequence[Trajectory], proposals: dict[str, list[Proposal]], budget: int | None
+) -> dict[str, list[Proposal]]:
+    """Drop the last proposals of searches that have no budget for them."""
     if budget is None:
-        return drafts
+        return proposals
     left = {search.prompt.id: budget - len(search.tried) for search in searches}
-    return {prompt_id: texts[: left[prompt_id]] for prompt_id, texts in drafts.items()}
+    return {prompt_id: texts[: left[prompt_id]] for prompt_id, texts in proposals.items()}
 
 
 def average_ranks(candidates: Sequence[Candidate]) -> NDArray[np.float64]:

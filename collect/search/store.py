@@ -18,70 +18,15 @@ from typing import Any, Self, TextIO
 
 from collect.backends.video import video_fps
 from collect.protocols import RenderRequest, Verdict
-from collect.search.sspo import Assessment, Candidate, Draft, Trajectory, average_ranks
+from collect.search.schema import BUSY_TIMEOUT, DATABASE, MIGRATIONS, SCHEMA, SCHEMA_VERSION, dump_json, read_meta
+from collect.search.sspo import Proposal, Trajectory, average_ranks
 from data_modules.records import Prompt, content_id
-
-DATABASE = "trajectories.sqlite"
-SCHEMA_VERSION = 2
-BUSY_TIMEOUT = 60.0  # seconds to wait for another program that writes to the database
-
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE prompts (id TEXT PRIMARY KEY, position INTEGER NOT NULL, prompt TEXT NOT NULL, task TEXT);
-CREATE TABLE rounds (number INTEGER PRIMARY KEY);
-CREATE TABLE candidates (
-    prompt_id TEXT NOT NULL REFERENCES prompts (id),
-    number INTEGER NOT NULL,
-    round INTEGER NOT NULL REFERENCES rounds (number),
-    text TEXT NOT NULL,
-    origin TEXT NOT NULL,
-    scores TEXT,
-    observations TEXT,
-    critique TEXT,
-    error TEXT,
-    PRIMARY KEY (prompt_id, number),
-    UNIQUE (prompt_id, text)
-);
-CREATE TABLE renders (
-    id TEXT PRIMARY KEY,
-    prompt TEXT NOT NULL,
-    seed INTEGER NOT NULL,
-    generator TEXT NOT NULL,
-    video TEXT NOT NULL,
-    bytes INTEGER NOT NULL
-);
-CREATE TABLE verdicts (
-    prompt_id TEXT NOT NULL,
-    render_id TEXT NOT NULL REFERENCES renders (id),
-    verifier TEXT NOT NULL,
-    scores TEXT NOT NULL,
-    critique TEXT NOT NULL,
-    error TEXT,
-    PRIMARY KEY (prompt_id, render_id, verifier)
-);
-CREATE TABLE champions (
-    prompt_id TEXT PRIMARY KEY REFERENCES prompts (id),
-    text TEXT NOT NULL,
-    average_rank REAL NOT NULL,
-    num_candidates INTEGER NOT NULL
-);
-CREATE TABLE failures (id INTEGER PRIMARY KEY, backend TEXT NOT NULL, render_ids TEXT NOT NULL, error TEXT NOT NULL);
-"""
-
-# From each layout to the next.
-_MIGRATIONS = {
-    1: """
-ALTER TABLE candidates ADD COLUMN error TEXT;
-ALTER TABLE verdicts ADD COLUMN error TEXT;
-CREATE TABLE failures (id INTEGER PRIMARY KEY, backend TEXT NOT NULL, render_ids TEXT NOT NULL, error TEXT NOT NULL);
-""",
-}
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Take:
+class Sample:
     """One video to be judged: a text, rendered with a seed, as an answer to a raw prompt."""
 
     prompt: Prompt
@@ -90,21 +35,11 @@ class Take:
 
 
 @dataclass(frozen=True)
-class Shot:
-    """A take and where its video belongs."""
+class Render:
+    """A sample and where its video belongs."""
 
-    take: Take
+    sample: Sample
     request: RenderRequest
-
-
-@dataclass(frozen=True)
-class JudgedVideo:
-    """A video that is there, and what each verifier says of it as an answer to a raw prompt."""
-
-    path: Path
-    seed: int
-    generator: str
-    verdicts: dict[str, Verdict]
 
 
 class Store:
@@ -188,17 +123,17 @@ class Store:
             return self._database.execute(query, values).fetchall()
 
     def _check(self, settings: dict[str, Any]) -> None:
-        made = _meta(self._database)
-        now = json.loads(_dump(settings))
+        made = read_meta(self._database)
+        now = json.loads(dump_json(settings))
         if made is None:
             with self._writing():
                 # One transaction: a run killed here leaves an empty file, which the next one takes for new.
                 self._database.execute("BEGIN")
-                for statement in _SCHEMA.split(";"):
+                for statement in SCHEMA.split(";"):
                     self._database.execute(statement)
                 values = {"schema_version": SCHEMA_VERSION, "settings": now, "finished": False}
                 self._database.executemany(
-                    "INSERT INTO meta VALUES (?, ?)", [(key, _dump(value)) for key, value in values.items()]
+                    "INSERT INTO meta VALUES (?, ?)", [(key, dump_json(value)) for key, value in values.items()]
                 )
             return
         if made["schema_version"] > SCHEMA_VERSION:
@@ -219,42 +154,45 @@ class Store:
             self._database.execute("BEGIN")
             for version in range(made["schema_version"], SCHEMA_VERSION):
                 logger.info("%s: layout %d becomes %d.", self.folder / DATABASE, version, version + 1)
-                for statement in _MIGRATIONS[version].split(";"):
+                for statement in MIGRATIONS[version].split(";"):
                     self._database.execute(statement)
             for key, value in {"schema_version": SCHEMA_VERSION, "settings": {**now, **before}}.items():
-                self._database.execute("UPDATE meta SET value = ? WHERE key = ?", (_dump(value), key))
+                self._database.execute("UPDATE meta SET value = ? WHERE key = ?", (dump_json(value), key))
 
-    # The search's memory.
+    # The search's rounds.
 
-    def enter(self, prompts: Sequence[Prompt]) -> None:
+    def add_prompts(self, prompts: Sequence[Prompt]) -> None:
         """Note the prompts to search for."""
         rows = [(p.id, position, p.prompt, p.task) for position, p in enumerate(prompts)]
         with self._writing() as database:
             database.executemany("INSERT OR IGNORE INTO prompts VALUES (?, ?, ?, ?)", rows)
 
-    def recall(self, number: int) -> dict[str, list[Draft]] | None:
-        """Read the drafts of a round by prompt id; ``None`` if the round has none yet."""
+    def load_round(self, number: int) -> dict[str, list[Proposal]] | None:
+        """Read the proposals of a round by prompt id; ``None`` if the round has none yet."""
         if not self._read("SELECT 1 FROM rounds WHERE number = ?", number):
             return None
-        drafts: dict[str, list[Draft]] = {}
+        proposals: dict[str, list[Proposal]] = {}
         query = "SELECT prompt_id, text, origin FROM candidates WHERE round = ? ORDER BY prompt_id, number"
         for prompt_id, text, origin in self._read(query, number):
-            drafts.setdefault(prompt_id, []).append(Draft(text, origin))
-        return drafts
+            proposals.setdefault(prompt_id, []).append(Proposal(text, origin))
+        return proposals
 
-    def remember(self, number: int, drafts: dict[str, list[Draft]]) -> None:
-        """Write all drafts of a round at once."""
+    def save_round(self, number: int, proposals: dict[str, list[Proposal]]) -> None:
+        """Write all proposals of a round at once."""
         with self._writing() as database:
             database.execute("INSERT INTO rounds VALUES (?)", (number,))
-            for prompt_id, texts in drafts.items():
+            for prompt_id, texts in proposals.items():
                 query = "SELECT COUNT(*) FROM candidates WHERE prompt_id = ?"
                 (before,) = database.execute(query, (prompt_id,)).fetchone()
                 database.executemany(
                     "INSERT INTO candidates (prompt_id, number, round, text, origin) VALUES (?, ?, ?, ?, ?)",
-                    [(prompt_id, before + i, number, draft.text, draft.origin) for i, draft in enumerate(texts)],
+                    [
+                        (prompt_id, before + i, number, proposal.text, proposal.origin)
+                        for i, proposal in enumerate(texts)
+                    ],
                 )
 
-    def record(self, trajectories: Sequence[Trajectory]) -> None:
+    def save_results(self, trajectories: Sequence[Trajectory]) -> None:
         """Write assessments and champions of these searches; one that was given up has no champion."""
         update = (
             "UPDATE candidates SET scores = ?, observations = ?, critique = ?, error = ? "
@@ -264,7 +202,7 @@ class Store:
             for search in trajectories:
                 for candidate in (*search.candidates, *search.failures):
                     found, key = candidate.assessment, (search.prompt.id, candidate.text)
-                    judged = (_dump(found.scores), _dump(found.observations), found.critique)
+                    judged = (dump_json(found.scores), dump_json(found.observations), found.critique)
                     database.execute(update, (*(judged if found.error is None else (None,) * 3), found.error, *key))
                 if not search.candidates:
                     continue
@@ -277,14 +215,14 @@ class Store:
     def finish(self) -> None:
         """Note that every search is over."""
         with self._writing() as database:
-            database.execute("UPDATE meta SET value = ? WHERE key = 'finished'", (_dump(True),))
+            database.execute("UPDATE meta SET value = ? WHERE key = 'finished'", (dump_json(True),))
 
     # Videos and verdicts.
 
-    def request(self, take: Take, generator: str) -> RenderRequest:
-        """Say where the video of a take belongs; its name is its content: generator, text and seed."""
-        name = content_id(generator, take.text, str(take.seed))
-        return RenderRequest(take.text, take.seed, self.videos / f"{name}.mp4")
+    def request(self, sample: Sample, generator: str) -> RenderRequest:
+        """Say where the video of a sample belongs; its name is its content: generator, text and seed."""
+        name = content_id(generator, sample.text, str(sample.seed))
+        return RenderRequest(sample.text, sample.seed, self.videos / f"{name}.mp4")
 
     def has_render(self, request: RenderRequest, generator: str) -> bool:
         """Whether a video is there, whole: not deleted, not truncated.
@@ -319,17 +257,24 @@ class Store:
         with self._writing() as database:
             database.executemany("INSERT OR REPLACE INTO renders VALUES (?, ?, ?, ?, ?, ?)", rows)
 
-    def verdict(self, shot: Shot, verifier: str) -> Verdict | None:
+    def verdict(self, render: Render, verifier: str) -> Verdict | None:
         """Read a verifier's opinion of a video as an answer to its raw prompt."""
         query = "SELECT scores, critique, error FROM verdicts WHERE prompt_id = ? AND render_id = ? AND verifier = ?"
-        rows = self._read(query, shot.take.prompt.id, shot.request.path.stem, verifier)
+        rows = self._read(query, render.sample.prompt.id, render.request.path.stem, verifier)
         return Verdict(json.loads(rows[0][0]), *rows[0][1:]) if rows else None
 
-    def add_verdicts(self, shots: Sequence[Shot], verifier: str, verdicts: Sequence[Verdict]) -> None:
+    def add_verdicts(self, renders: Sequence[Render], verifier: str, verdicts: Sequence[Verdict]) -> None:
         """Note a verifier's opinions."""
         rows = [
-            (s.take.prompt.id, s.request.path.stem, verifier, _dump(verdict.scores), verdict.critique, verdict.error)
-            for s, verdict in zip(shots, verdicts, strict=True)
+            (
+                s.sample.prompt.id,
+                s.request.path.stem,
+                verifier,
+                dump_json(verdict.scores),
+                verdict.critique,
+                verdict.error,
+            )
+            for s, verdict in zip(renders, verdicts, strict=True)
         ]
         columns = "prompt_id, render_id, verifier, scores, critique, error"
         with self._writing() as database:
@@ -337,7 +282,7 @@ class Store:
 
     def add_failure(self, backend: str, requests: Sequence[RenderRequest], error: str) -> None:
         """Note a call of a backend that failed; whether a later one succeeded shows in the verdicts."""
-        ids = _dump([request.path.stem for request in requests])
+        ids = dump_json([request.path.stem for request in requests])
         with self._writing() as database:
             database.execute(
                 "INSERT INTO failures (backend, render_ids, error) VALUES (?, ?, ?)", (backend, ids, error)
@@ -350,87 +295,6 @@ class Store:
     def num_failures(self) -> int:
         """Count the failed calls of backends so far."""
         return int(self._read("SELECT COUNT(*) FROM failures")[0][0])
-
-
-def read_trajectories(folder: Path) -> tuple[list[Trajectory], dict[str, Any]]:
-    """Read every search of a store that was not given up, and the settings it was made with.
-
-    Raises:
-        FileNotFoundError: if there is no store.
-        ValueError: if a later version made it, or its run did not end.
-    """
-    if not (folder / DATABASE).is_file():
-        raise FileNotFoundError(f"{folder / DATABASE} does not exist; collect run makes it.")
-    with contextlib.closing(sqlite3.connect(folder / DATABASE, timeout=BUSY_TIMEOUT)) as database:
-        made = _meta(database)
-        if made is None or made["schema_version"] > SCHEMA_VERSION:
-            raise ValueError(
-                f"{folder / DATABASE} has no layout up to {SCHEMA_VERSION}; make it again with collect run."
-            )
-        if not made["finished"]:
-            raise ValueError(f"{folder} is not finished; start its collect run again, it goes on where it stopped.")
-        trajectories = {
-            row[0]: Trajectory(Prompt(*row))
-            for row in database.execute("SELECT id, prompt, task FROM prompts ORDER BY position")
-        }
-        rounds: dict[tuple[str, int], list[Candidate]] = {}
-        error = "error" if made["schema_version"] > 1 else "NULL"
-        query = (
-            f"SELECT prompt_id, round, text, origin, scores, observations, critique, {error} FROM candidates "
-            f"WHERE scores IS NOT NULL OR {error} IS NOT NULL ORDER BY prompt_id, number"
-        )
-        for prompt_id, number, text, origin, scores, observations, critique, why in database.execute(query):
-            found = Assessment(json.loads(scores or "{}"), json.loads(observations or "{}"), critique or "", why)
-            rounds.setdefault((prompt_id, number), []).append(Candidate(Draft(text, origin), number, found))
-        for (prompt_id, _), candidates in rounds.items():
-            trajectories[prompt_id].add(candidates)
-    searches = [trajectory for trajectory in trajectories.values() if trajectory.candidates]
-    given_up = sum(bool(trajectory.failures) for trajectory in trajectories.values() if not trajectory.candidates)
-    if given_up:
-        logger.warning("%s: %d searches are left out, their raw prompts could not be judged.", folder, given_up)
-    return searches, made["settings"]
-
-
-def read_seed_scores(folder: Path) -> dict[tuple[str, str], dict[int, dict[str, float]]]:
-    """Read what was scored video by video, from a store that :func:`read_trajectories` accepts.
-
-    Returns:
-        For prompt id and text, the scores of each seed as ``verifier/metric``.
-    """
-    query = (
-        "SELECT prompt_id, prompt, seed, verifier, scores FROM verdicts JOIN renders ON renders.id = render_id "
-        "ORDER BY prompt_id, prompt, seed, verifier"
-    )
-    scores: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
-    with contextlib.closing(sqlite3.connect(folder / DATABASE, timeout=BUSY_TIMEOUT)) as database:
-        for prompt_id, text, seed, verifier, values in database.execute(query):
-            of_seed = scores.setdefault((prompt_id, text), {}).setdefault(seed, {})
-            of_seed.update({f"{verifier}/{metric}": value for metric, value in json.loads(values).items()})
-    return scores
-
-
-def read_videos(folder: Path) -> dict[tuple[str, str], list[JudgedVideo]]:
-    """Read every judged video of a store that :func:`read_trajectories` accepts, by prompt id and text."""
-    query = (
-        "SELECT prompt_id, renders.prompt, video, seed, generator, verifier, scores, critique, {error} "
-        "FROM verdicts JOIN renders ON renders.id = render_id ORDER BY prompt_id, renders.prompt, seed, verifier"
-    )
-    videos: dict[tuple[str, str], dict[str, JudgedVideo]] = {}
-    with contextlib.closing(sqlite3.connect(folder / DATABASE, timeout=BUSY_TIMEOUT)) as database:
-        made = _meta(database) or {}
-        query = query.format(error="error" if made["schema_version"] > 1 else "NULL")
-        for prompt_id, text, video, seed, generator, verifier, scores, critique, error in database.execute(query):
-            judged = videos.setdefault((prompt_id, text), {}).setdefault(
-                video, JudgedVideo(folder / video, seed, generator, {})
-            )
-            judged.verdicts[verifier] = Verdict(json.loads(scores), critique, error)
-    return {key: list(found.values()) for key, found in videos.items()}
-
-
-def _meta(database: sqlite3.Connection) -> dict[str, Any] | None:
-    if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-        return None
-    return {key: json.loads(value) for key, value in database.execute("SELECT key, value FROM meta")}
 
 
 @contextlib.contextmanager
@@ -457,7 +321,3 @@ def _difference(key: str, before: Any, now: Any) -> str:
         inner = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         return "; ".join(_difference(f"{key}.{name}", before.get(name), now.get(name)) for name in inner)
     return f"{key} was {before!r} and is now {now!r}"
-
-
-def _dump(value: object) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)

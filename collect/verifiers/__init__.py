@@ -4,7 +4,8 @@ from collect.verifiers.callable import CallableVerifier
 from collect.verifiers.consistency import ConsistencyVerifier
 from collect.verifiers.flow import FlowVerifier
 from collect.verifiers.toyworld import ToyWorldVerifier
-from collect.verifiers.vlm import VLMEndpointVerifier, VLMVerifier
+from collect.verifiers.vlm import VLMVerifier
+from collect.verifiers.vlm_endpoint import VLMEndpointVerifier
 
 __all__ = [
     "CallableVerifier",

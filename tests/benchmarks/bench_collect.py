@@ -24,10 +24,11 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from collect.backends.diffusers_generator import DiffusersGenerator
-from collect.backends.language_models import TransformersLM
+from collect.backends.transformers_lm import TransformersLM
 from collect.intent.gate import IntentGate
-from collect.rewriters.lm import CritiqueRewriter, LMRewriter
-from collect.search.renderer import Studio
+from collect.rewriters.critique import CritiqueRewriter
+from collect.rewriters.lm import LMRewriter
+from collect.search.renderer import Renderer
 from collect.search.sspo import optimise
 from collect.search.store import Store
 from collect.verifiers import FlowVerifier, ToyWorldVerifier
@@ -91,9 +92,9 @@ def test_search(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
         monkeypatch.setattr(rewriter, "rewrite", clock.timed(rewriter.rewrite, before))
         monkeypatch.setattr(proposer, "propose", clock.timed(proposer.propose, before))
         with Store(folder, {}) as store:
-            store.enter(prompts)
-            studio = Studio(store, generator, verifiers, NUM_SEEDS, "bench")
-            for _ in optimise(prompts, studio.assess, store, rewriter, proposer, rounds=1, patience=2):
+            store.add_prompts(prompts)
+            renderer = Renderer(store, generator, verifiers, NUM_SEEDS, "bench")
+            for _ in optimise(prompts, renderer.assess, store, rewriter, proposer, rounds=1, patience=2):
                 pass
             return store.num_renders()
 

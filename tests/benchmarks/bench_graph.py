@@ -49,7 +49,7 @@ opened = time.perf_counter() - start
 seconds, processor = [], []
 for _ in range(5):
     start, used = time.perf_counter(), time.process_time()
-    found = graph.retrieve(prompts, Retrieval(min_similarity=-1.0, max_similarity=1.0))
+    found = retrieve(graph, prompts, Retrieval(min_similarity=-1.0, max_similarity=1.0))
     seconds.append(time.perf_counter() - start)
     processor.append(time.process_time() - used)
 assert all(len(modifiers) == 5 for modifiers in found)

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 from rich.table import Table
-from tests.collect.test_intent import FUNCTION_WORDS, without, words
-from tests.collect.test_intent import VBENCH as BESIDE
 
-from collect.intent.gate import IntentGate, IntentReport, intent_items
+from collect.intent.gate import IntentGate, IntentReport
+from collect.intent.items import intent_items
 from collect.intent.words import lemma
+from tests.collect.intent.test_gate import FUNCTION_WORDS, without, words
+from tests.collect.intent.test_gate import VBENCH as BESIDE
 
 VBENCH = Path(os.environ.get("VBENCH", BESIDE))
 REWRITERS = {

@@ -15,7 +15,7 @@ from collect.backends.video import read_video
 from collect.graph.modifiers import normalise
 from collect.graph.relation_graph import RelationGraph
 from collect.prompts import read_prompts
-from collect.search.store import read_trajectories
+from collect.search.trajectories import read_trajectories
 
 Command = Callable[..., None]
 
@@ -79,7 +79,7 @@ def test_the_physics_examples_go_through_a_round(command: Command, tmp_path: Pat
         "prompts": str(RAPO / "physics_examples.csv"),
         "output": "collected",
         "generator": {
-            "class_path": "collect.backends.diffusers_generator.DiffusersGenerator",
+            "class_path": "collect.backends.DiffusersGenerator",
             "init_args": {
                 "pretrained": str(wan),
                 "num_inference_steps": 1,
@@ -93,13 +93,13 @@ def test_the_physics_examples_go_through_a_round(command: Command, tmp_path: Pat
         },
         "verifiers": [{"class_path": "collect.verifiers.FlowVerifier"}],
         "proposer": {
-            "class_path": "collect.rewriters.lm.CritiqueRewriter",
+            "class_path": "collect.rewriters.CritiqueRewriter",
             "init_args": {
                 "language_model": {
-                    "class_path": "collect.backends.language_models.TransformersLM",
+                    "class_path": "collect.backends.TransformersLM",
                     "init_args": {"pretrained": str(TOY_LM), "max_new_tokens": 16, "temperature": 1.0},
                 },
-                "gate": {"class_path": "collect.intent.gate.IntentGate"},
+                "gate": {"class_path": "collect.intent.IntentGate"},
                 "num_proposals": 1,
                 "num_history": 2,
             },

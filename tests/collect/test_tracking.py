@@ -11,10 +11,10 @@ import collect.__main__
 
 WORDS = ["ant", "bee", "cow", "dog", "elk", "fly"]
 WRITERS = {
-    name: {"class_path": "tests.collect.test_labels.Writer", "init_args": {"ending": ending}}
+    name: {"class_path": "tests.collect.examples.test_labels.Writer", "init_args": {"ending": ending}}
     for name, ending in (("plain", " e"), ("long", " e and e"))
 }
-FAKES = ["--generator=tests.collect.fakes.FakeGenerator", "--gate=collect.intent.gate.IntentGate"]
+FAKES = ["--generator=tests.collect.fakes.FakeGenerator", "--gate=collect.intent.IntentGate"]
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_labels_log_their_funnel_and_choice_its_report(
         "choice",
         f"--choices={tmp_path / 'labels/train.jsonl'}",
         f"--output={tmp_path / 'choice.json'}",
-        "--discriminator.language_model=collect.backends.language_models.TransformersLM",
+        "--discriminator.language_model=collect.backends.TransformersLM",
         f"--discriminator.language_model.pretrained={tiny_lm}",
         "--discriminator.language_model.max_new_tokens=1",
     )

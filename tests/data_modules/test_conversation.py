@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from collect.backends.language_models import TransformersLM
+from collect.backends.transformers_lm import TransformersLM
 from data_modules import DiscriminatorDataModule, JSONLDataModule, PreferenceDataModule, SFTDataModule
 from data_modules.records import Choice, Messages, Preference, Prompt, Rewrite, write_records
 from data_modules.templates import choose, refactor

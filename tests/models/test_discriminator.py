@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from collect.backends.language_models import TransformersLM
+from collect.backends.transformers_lm import TransformersLM
 from data_modules import DiscriminatorDataModule
 from data_modules.records import Choice, Prompt, content_id, write_records
 from data_modules.templates import CHOICE_LABELS, choose

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from collect.backends.language_models import OpenAILM, TransformersLM
+from collect.backends.openai_lm import OpenAILM
+from collect.backends.transformers_lm import TransformersLM
 from data_modules import templates
 
 LM = "models/toy/lm"

@@ -13,9 +13,12 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import models.sft
-from collect.backends.language_models import GumbelNoise, TransformersLM, greedy_settings
+from collect.backends.resident import greedy_settings
+from collect.backends.sampling import GumbelNoise
+from collect.backends.transformers_lm import TransformersLM
 from collect.intent.gate import IntentGate
-from collect.rewriters.lm import CritiqueRewriter, LMRewriter
+from collect.rewriters.critique import CritiqueRewriter
+from collect.rewriters.lm import LMRewriter
 from data_modules import templates
 from data_modules.records import Messages, Prompt
 

@@ -43,7 +43,7 @@ def test_the_command_prints_the_paper_beside_the_measured(
         f"--output={tmp_path / 'out'}",
         "--generator=tests.collect.fakes.FakeGenerator",
         "--judge=tests.collect.fakes.FakeVerifier",
-        "--gate=collect.intent.gate.IntentGate",
+        "--gate=collect.intent.IntentGate",
         '--methods={"raw": null, "refactor": {"class_path": "tests.collect.fakes.FakeRewriter"}}',
         "--num_seeds=2",
     ]

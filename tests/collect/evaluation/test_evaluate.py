@@ -12,7 +12,8 @@ from PIL import Image
 
 import collect.__main__
 from collect.evaluation.evaluate import evaluate
-from collect.evaluation.report import WIDTH, Difference, Estimate, Report, Round, Summary, estimate, ratio, show
+from collect.evaluation.numbers import Difference, Estimate, Report, Round, Summary, estimate, ratio
+from collect.evaluation.tables import WIDTH, show
 from collect.prompts import read_prompts
 from collect.protocols import RenderRequest, Verdict
 from collect.search.renderer import seeds_of
@@ -218,7 +219,7 @@ def test_another_judge_or_verifier_of_the_same_name_does_not_go_on_with_the_fold
         fake = "tests.collect.fakes.Fake"
         arguments = [f"--prompts={prompts}", f"--output={tmp_path / 'out'}", '--methods={"raw": null}']
         arguments += [f"--generator={fake}Generator", f"--judge={fake}Verifier", f"--judge.ceiling={judge}"]
-        arguments += ["--gate=collect.intent.gate.IntentGate", "--num_seeds=1"]
+        arguments += ["--gate=collect.intent.IntentGate", "--num_seeds=1"]
         if verifier is not None:
             verifiers = [{"class_path": f"{fake}Verifier", "init_args": {"ceiling": verifier}}]
             arguments += [f"--search={tmp_path / 'search'}", f"--verifiers={json.dumps(verifiers)}"]

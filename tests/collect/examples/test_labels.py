@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import collect.__main__
-from collect.backends.language_models import TransformersLM
+from collect.backends.transformers_lm import TransformersLM
+from collect.evaluation.choice import measure, paired
 from collect.examples.labels import labels
 from collect.protocols import Verdict
-from collect.rewriters.discriminator import ChoosingRewriter, Discriminator, measure, paired
+from collect.rewriters.discriminator import ChoosingRewriter, Discriminator
 from data_modules.records import Choice, Prompt, read_records, write_records
 from data_modules.templates import CHOICE_LABELS, choose
 from tests.collect.fakes import FakeGate, FakeGenerator, FakeVerifier
@@ -316,7 +317,7 @@ def test_labels_and_choice_run_from_the_command_line(
         collect.__main__.main()
 
     writers = {
-        name: {"class_path": "tests.collect.test_labels.Writer", "init_args": {"ending": ending}}
+        name: {"class_path": "tests.collect.examples.test_labels.Writer", "init_args": {"ending": ending}}
         for name, ending in (("plain", " e"), ("long", " e and e"))
     }
     use(
@@ -325,7 +326,7 @@ def test_labels_and_choice_run_from_the_command_line(
         f"--output={tmp_path / 'out'}",
         "--generator=tests.collect.fakes.FakeGenerator",
         '--verifiers=[{"class_path": "tests.collect.fakes.FakeVerifier"}]',
-        "--gate=collect.intent.gate.IntentGate",
+        "--gate=collect.intent.IntentGate",
         f"--candidates={json.dumps(writers)}",
         "--metric=fake/alignment",
     )
@@ -334,7 +335,7 @@ def test_labels_and_choice_run_from_the_command_line(
         f"--choices={tmp_path / 'out' / 'train.jsonl'}",
         f"--training={tmp_path / 'out' / 'train.jsonl'}",
         f"--output={tmp_path / 'choice.json'}",
-        "--discriminator.language_model=collect.backends.language_models.TransformersLM",
+        "--discriminator.language_model=collect.backends.TransformersLM",
         f"--discriminator.language_model.pretrained={tiny_lm}",
         "--discriminator.language_model.max_new_tokens=1",
     )

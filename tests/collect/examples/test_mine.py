@@ -14,8 +14,9 @@ from collect.examples.mine import mine
 from collect.examples.preference import PairRule, groups_of, length_ratio, spread, standard_errors
 from collect.protocols import Verdict
 from collect.search.renderer import seeds_of
-from collect.search.sspo import Assessment, Candidate, Draft, Trajectory
-from collect.search.store import Shot, Store, Take, read_seed_scores, read_trajectories
+from collect.search.sspo import Assessment, Candidate, Proposal, Trajectory
+from collect.search.store import Render, Sample, Store
+from collect.search.trajectories import read_seed_scores, read_trajectories
 from data_modules.records import Evidence, Messages, Preference, Prompt, Rewrite, content_id, read_records
 from data_modules.templates import refactor
 from tests.collect.fakes import FakeGate
@@ -30,7 +31,7 @@ def search(text: str, candidates: dict[str, Scores]) -> Trajectory:
     judged = []
     for index, (wording, origin) in enumerate(texts):
         means = {metric: sum(values) / len(values) for metric, values in candidates[wording].items()}
-        judged.append(Candidate(Draft(wording, origin), min(index, 1), Assessment(means, {}, "why")))
+        judged.append(Candidate(Proposal(wording, origin), min(index, 1), Assessment(means, {}, "why")))
     return Trajectory(Prompt(content_id(text), text), judged)
 
 
@@ -44,23 +45,23 @@ def save(folder: Path, searches: list[tuple[Trajectory, dict[str, Scores]]], fin
     """Write searches and their videos' verdicts as collect run does."""
     with Store(folder, {"generator": "fake"}) as store:
         trajectories = [search for search, _ in searches]
-        store.enter([search.prompt for search in trajectories])
+        store.add_prompts([search.prompt for search in trajectories])
         for number in range(2):
-            store.remember(
-                number, {s.prompt.id: [c.draft for c in s.candidates if c.round == number] for s in trajectories}
+            store.save_round(
+                number, {s.prompt.id: [c.proposal for c in s.candidates if c.round == number] for s in trajectories}
             )
         (folder / "videos").mkdir(exist_ok=True)
         for one, scores in searches:
             for text, by_metric in scores.items():
                 num_seeds = len(next(iter(by_metric.values())))
                 for index, seed in enumerate(seeds_of(one.prompt, num_seeds, "collect")):
-                    take = Take(one.prompt, text, seed)
-                    request = store.request(take, "fake")
+                    sample = Sample(one.prompt, text, seed)
+                    request = store.request(sample, "fake")
                     request.path.write_text("video")
                     store.add_renders([request], "fake")
                     values = {metric.split("/")[1]: column[index] for metric, column in by_metric.items()}
-                    store.add_verdicts([Shot(take, request)], "toy", [Verdict(values, "why")])
-        store.record(trajectories)
+                    store.add_verdicts([Render(sample, request)], "toy", [Verdict(values, "why")])
+        store.save_results(trajectories)
         if finished:
             store.finish()
     return folder

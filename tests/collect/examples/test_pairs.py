@@ -6,7 +6,7 @@ from typing import ClassVar, get_args
 
 import pytest
 
-from collect.backends.language_models import TransformersLM
+from collect.backends.transformers_lm import TransformersLM
 from collect.examples.pairs import pairs
 from collect.intent.gate import IntentGate
 from data_modules import templates

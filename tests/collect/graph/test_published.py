@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 import collect.__main__
 import collect.graph.relation_graph
 from collect.backends.encoders import load_encoder
+from collect.graph.build import graph
 from collect.graph.modifiers import Modifiers, normalise, read_csv
-from collect.graph.relation_graph import RelationGraph, Retrieval, graph
+from collect.graph.relation_graph import RelationGraph
+from collect.graph.retrieval import Retrieval, retrieve
 
 Command = Callable[..., None]
 Row = tuple[list[str], list[str], list[str]]  # verbs, scenarios, places
@@ -129,7 +131,7 @@ def test_an_exported_graph_comes_back_as_it_was(command: Command, tmp_path: Path
     same(back, there)
     np.testing.assert_array_equal(back.embeddings, there.embeddings)
     prompts = ["a dog in the park", "the sea"]
-    assert back.retrieve(prompts, WIDE) == there.retrieve(prompts, WIDE)
+    assert retrieve(back, prompts, WIDE) == retrieve(there, prompts, WIDE)
 
 
 def test_an_exported_graph_answers_what_the_published_scripts_ask_and_may_be_extended_by_them(tmp_path: Path) -> None:
@@ -247,7 +249,7 @@ def build(tmp_path: Path, rows: Sequence[Row]) -> RelationGraph:
 
 
 def found(built: RelationGraph, prompt: str, settings: Retrieval = WIDE) -> list[str]:
-    [modifiers] = built.retrieve([prompt], settings)
+    [modifiers] = retrieve(built, [prompt], settings)
     return [modifier.phrase for modifier in modifiers]
 
 
@@ -265,7 +267,7 @@ def test_a_modifier_that_is_a_scene_too_does_not_shift_the_similarities_of_the_o
     """They rank a list without the phrases that are places, and look the ranks up in the list with them."""
     verbs = ["standing in a park", "walking a dog", "riding a wave", "frying an egg"]
     built = build(tmp_path, [(verbs, ["fog"], ["a beach"]), (["x"], ["y"], ["standing in a park"])])
-    [modifiers] = built.retrieve(["a surfer on a beach"], Retrieval(1, 9, -1, 1, max_per_kind=9))
+    [modifiers] = retrieve(built, ["a surfer on a beach"], Retrieval(1, 9, -1, 1, max_per_kind=9))
     prompt, *vectors = load_encoder().encode(["a surfer on a beach", *(m.phrase for m in modifiers)])
     assert len(modifiers) == 5
     for modifier, vector in zip(modifiers, vectors, strict=True):
@@ -285,7 +287,7 @@ def test_a_scene_without_atmosphere_lends_none_from_another_scene(tmp_path: Path
 def test_a_phrase_that_is_scene_and_action_is_no_loop_and_no_scene_is_a_modifier(tmp_path: Path) -> None:
     """They keep places, verbs and scenarios in one namespace, so that a place turns up among its own modifiers."""
     built = build(tmp_path, [(["standing", "talking"], ["calm"], ["standing"]), (["waiting"], ["calm"], ["talking"])])
-    [modifiers] = built.retrieve(["standing"], Retrieval(1, 9, -1, 1, max_per_kind=9))
+    [modifiers] = retrieve(built, ["standing"], Retrieval(1, 9, -1, 1, max_per_kind=9))
     assert {(m.kind, m.phrase, m.count) for m in modifiers} == {
         ("action", "standing", 1),
         ("action", "talking", 1),

@@ -20,8 +20,10 @@ import collect.__main__
 import collect.graph.modifiers
 import collect.graph.relation_graph
 from collect.backends.encoders import load_encoder
+from collect.graph.build import graph
 from collect.graph.modifiers import KINDS, Modifiers, extract, normalise, parse_answer, read_csv
-from collect.graph.relation_graph import RelationGraph, Retrieval, graph
+from collect.graph.relation_graph import RelationGraph
+from collect.graph.retrieval import Retrieval, retrieve
 from data_modules.records import Caption, Messages, write_records
 from data_modules.toyworld import tasks, user_prompt, worlds
 
@@ -101,7 +103,7 @@ def test_a_saved_graph_opens_as_it_was(tmp_path: Path) -> None:
     assert opened.nodes.equals(built.nodes)
     assert opened.edges.equals(built.edges)
     prompts = ["a surfer at the sea", "cooking"]
-    assert opened.retrieve(prompts, WIDE) == built.retrieve(prompts, WIDE) == opened.retrieve(prompts, WIDE)
+    assert retrieve(opened, prompts, WIDE) == retrieve(built, prompts, WIDE) == retrieve(opened, prompts, WIDE)
 
 
 def plain_search(
@@ -164,7 +166,7 @@ def test_retrieval_agrees_with_a_plain_search(
     captions, _ = read_csv(write_csv(tmp_path / "a.csv", ROWS))
     built = RelationGraph.build(captions)
     for prompt in ("a surfer at the sea", "frying an egg", "a dog barks at a cook on the beach"):
-        [found] = built.retrieve([prompt], settings)
+        [found] = retrieve(built, [prompt], settings)
         assert [(m.kind, m.phrase, m.count) for m in found] == plain_search(captions, built, prompt, settings)
 
 
@@ -193,7 +195,7 @@ def test_retrieval_agrees_with_a_plain_search_on_real_captions(tmp_path: Path, m
     assert built.num_scenes > 60
     prompts = (VBENCH / "prompts.txt").read_text(encoding="utf-8").splitlines()[::20]
     for settings in (Retrieval(min_similarity=0.3), SETTINGS[3]):
-        found = built.retrieve(prompts, settings)
+        found = retrieve(built, prompts, settings)
         plain = [plain_search(captions, built, prompt, settings) for prompt in prompts]
         assert [[(m.kind, m.phrase, m.count) for m in modifiers] for modifiers in found] == plain
         assert sum(map(bool, plain)) > len(prompts) / 2
@@ -207,7 +209,7 @@ def test_the_toy_corpus_agrees_with_a_plain_search() -> None:
     built = RelationGraph.build(captions)
     prompts = [user_prompt(world, random.Random(0)) for world in worlds("test")[::8]]
     settings = Retrieval(min_similarity=0.3)
-    found = built.retrieve(prompts, settings)
+    found = retrieve(built, prompts, settings)
     assert any(found)
     for prompt, modifiers in zip(prompts, found, strict=True):
         assert [(m.kind, m.phrase, m.count) for m in modifiers] == plain_search(captions, built, prompt, settings)
@@ -220,22 +222,22 @@ def test_scenes_that_are_equally_near_come_in_alphabetical_order(monkeypatch: py
     assert (built.embeddings[: len(places)] == built.embeddings[0]).all()
     for number in range(1, 6):
         settings = Retrieval(num_scenes=number, max_per_kind=9, min_similarity=-1, max_similarity=1, diversity=0)
-        [found] = built.retrieve(["coffee in a cafe"], settings)
+        [found] = retrieve(built, ["coffee in a cafe"], settings)
         assert [modifier.phrase for modifier in found] == [f"sipping {place}" for place in places[:number]]
 
 
 def test_retrieval_keeps_to_its_limits(tmp_path: Path) -> None:
     built = build(write_csv(tmp_path / "a.csv", ROWS))
     prompts = ["a surfer at the sea", "frying an egg in a busy kitchen"]
-    for found in built.retrieve(prompts, Retrieval(min_similarity=0.2, max_similarity=0.5)):
+    for found in retrieve(built, prompts, Retrieval(min_similarity=0.2, max_similarity=0.5)):
         assert all(0.2 <= modifier.similarity <= 0.5 for modifier in found)
-    for found in built.retrieve(prompts, Retrieval(min_similarity=-1, max_similarity=1, max_per_kind=1)):
+    for found in retrieve(built, prompts, Retrieval(min_similarity=-1, max_similarity=1, max_per_kind=1)):
         kinds = [modifier.kind for modifier in found]
         assert sorted(kinds) == sorted(set(kinds))
-    for found in built.retrieve(prompts, Retrieval(min_similarity=-1, max_similarity=1, num_modifiers=2)):
+    for found in retrieve(built, prompts, Retrieval(min_similarity=-1, max_similarity=1, num_modifiers=2)):
         assert len(found) == 2
     blocked = Retrieval(min_similarity=-1, max_similarity=1, blocklist=("Wave", "smoke"))
-    phrases = {modifier.phrase for found in built.retrieve(prompts, blocked) for modifier in found}
+    phrases = {modifier.phrase for found in retrieve(built, prompts, blocked) for modifier in found}
     assert phrases
     assert not phrases & {"riding a wave", "steam, smoke and sizzling"}
 
@@ -244,8 +246,8 @@ def test_diversity_keeps_near_repetitions_apart() -> None:
     actions = ("riding a big wave", "riding a large wave", "waxing a surfboard")
     built = RelationGraph.build([Modifiers("0", scene=("a beach",), action=actions)])
     settings = {"num_modifiers": 2, "min_similarity": -1.0, "max_similarity": 1.0}
-    [alike] = built.retrieve(["a surfer riding waves"], Retrieval(diversity=0.0, **settings))  # type: ignore[arg-type]
-    [various] = built.retrieve(["a surfer riding waves"], Retrieval(diversity=0.6, **settings))  # type: ignore[arg-type]
+    [alike] = retrieve(built, ["a surfer riding waves"], Retrieval(diversity=0.0, **settings))  # type: ignore[arg-type]
+    [various] = retrieve(built, ["a surfer riding waves"], Retrieval(diversity=0.6, **settings))  # type: ignore[arg-type]
     assert {modifier.phrase for modifier in alike} == set(actions[:2])
     assert {modifier.phrase for modifier in various} > {"waxing a surfboard"}
 
@@ -367,7 +369,7 @@ from pathlib import Path
 import collect.graph.relation_graph
 from collect.backends.encoders import load_encoder
 
-collect.graph.relation_graph.CHUNK = 8
+collect.graph.embeddings.CHUNK = 8
 model = load_encoder()
 encode, calls = model.encode, []
 
@@ -378,7 +380,7 @@ def dying(texts, **settings):
     return encode(texts, **settings)
 
 model.encode = dying
-collect.graph.relation_graph.graph(Path(sys.argv[1]), captions=Path(sys.argv[2]))
+collect.graph.build.graph(Path(sys.argv[1]), captions=Path(sys.argv[2]))
 """
 
 
@@ -518,18 +520,21 @@ def test_a_build_that_goes_on_with_another_language_model_does_not_mix_their_ans
     write_records(tmp_path / "captions.jsonl", captions)
 
     def build(scene: str, calls: float) -> int:
-        """Take captions apart, in so many calls; return how many captions were asked about."""
+        """Sample captions apart, in so many calls; return how many captions were asked about."""
         monkeypatch.setattr(Seaside, "calls_left", calls)
         monkeypatch.setattr(Seaside, "num_asked", 0)
         arguments = [f"--captions={tmp_path / 'captions.jsonl'}", f"--output={tmp_path / 'graph'}"]
-        arguments += ["--language_model=tests.collect.test_graph.Seaside", f"--language_model.scene={scene}"]
+        arguments += [
+            "--language_model=tests.collect.graph.test_relation_graph.Seaside",
+            f"--language_model.scene={scene}",
+        ]
         monkeypatch.setattr(sys, "argv", ["collect", "graph", *arguments])
         if calls < 3:
             with pytest.raises(SystemExit):
                 collect.__main__.main()
         else:
             collect.__main__.main()
-        return sys.modules["tests.collect.test_graph"].Seaside.num_asked
+        return sys.modules["tests.collect.graph.test_relation_graph"].Seaside.num_asked
 
     assert build("a beach", calls=2) == 4
     assert build("a pier", calls=1) == 2

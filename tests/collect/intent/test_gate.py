@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from collect.intent.gate import IntentGate, IntentReport, intent_items
+from collect.intent.gate import IntentGate, IntentReport
+from collect.intent.items import intent_items
 from collect.intent.lexicon import COLOURS
 from collect.intent.words import forms, lemma, stand_ins
 from data_modules.toyworld import (

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from collect.backends.language_models import TransformersLM
+from collect.backends.transformers_lm import TransformersLM
 from collect.graph.modifiers import Modifiers, extract
-from collect.graph.relation_graph import RelationGraph, Retrieval
+from collect.graph.relation_graph import RelationGraph
+from collect.graph.retrieval import Retrieval
 from collect.intent.gate import IntentGate
 from collect.rewriters.rapo import RAPORewriter
 from data_modules import templates

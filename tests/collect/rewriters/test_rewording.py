@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 import collect.__main__
-from collect.backends.language_models import TransformersLM
+from collect.backends.transformers_lm import TransformersLM
 from collect.intent.gate import IntentGate
 from collect.protocols import Verdict, Verifier
+from collect.rewriters.critique import CritiqueRewriter
 from collect.rewriters.discriminator import ChoosingRewriter
-from collect.rewriters.lm import CritiqueRewriter, LMRewriter, RewordingRewriter
+from collect.rewriters.lm import LMRewriter
+from collect.rewriters.rewording import RewordingRewriter
 from collect.verifiers import CallableVerifier, ConsistencyVerifier, FlowVerifier, ToyWorldVerifier
 from data_modules.records import Choice, Prompt, read_records
 from data_modules.toyworld import asked, mentions
@@ -184,10 +186,10 @@ def test_a_choice_can_be_offered_rewordings(plain: LMRewriter, proposer: Critiqu
 
 def test_labels_offers_rewordings_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "prompts.txt").write_text("\n".join(TEXTS))
-    lm = {"class_path": "collect.backends.language_models.TransformersLM"}
-    gate = {"class_path": "collect.intent.gate.IntentGate"}
+    lm = {"class_path": "collect.backends.TransformersLM"}
+    gate = {"class_path": "collect.intent.IntentGate"}
     plain = {
-        "class_path": "collect.rewriters.lm.LMRewriter",
+        "class_path": "collect.rewriters.LMRewriter",
         "init_args": {
             "language_model": {**lm, "init_args": {"pretrained": "models/toy/lm"}},
             "gate": gate,
@@ -195,14 +197,14 @@ def test_labels_offers_rewordings_from_the_command_line(tmp_path: Path, monkeypa
         },
     }
     proposer = {
-        "class_path": "collect.rewriters.lm.CritiqueRewriter",
+        "class_path": "collect.rewriters.CritiqueRewriter",
         "init_args": {"language_model": {**lm, "init_args": {"pretrained": "models/toy/lm", "temperature": 1}}}
         | {"gate": gate},
     }
     parts = {"rewriter": plain, "proposer": proposer, "verifier": {"class_path": "collect.verifiers.ToyWorldVerifier"}}
     candidates = {"plain": plain} | {
         f"reworded_{seed}": {
-            "class_path": "collect.rewriters.lm.RewordingRewriter",
+            "class_path": "collect.rewriters.RewordingRewriter",
             "init_args": {**parts, "seed": seed},
         }
         for seed in (0, 1)
@@ -212,7 +214,7 @@ def test_labels_offers_rewordings_from_the_command_line(tmp_path: Path, monkeypa
         f"--output={tmp_path / 'out'}",
         "--generator=tests.collect.fakes.FakeGenerator",
         '--verifiers=[{"class_path": "tests.collect.fakes.FakeVerifier"}]',
-        "--gate=collect.intent.gate.IntentGate",
+        "--gate=collect.intent.IntentGate",
         f"--candidates={json.dumps(candidates)}",
         "--metric=fake/clarity",  # the shorter text
         "--min_gap=0.00001",

@@ -16,17 +16,17 @@ from data_modules import templates
 
 CONFIG = """
 rewriter:
-  class_path: collect.rewriters.rapo.RAPORewriter
+  class_path: collect.rewriters.RAPORewriter
   init_args:
     gate:
-      class_path: collect.intent.gate.IntentGate
+      class_path: collect.intent.IntentGate
     graph: {graph}
     retrieval: {{min_similarity: 0.1, num_modifiers: 2}}
     merger:
-      class_path: collect.backends.language_models.TransformersLM
+      class_path: collect.backends.TransformersLM
       init_args: {{pretrained: {model}, max_new_tokens: 48}}
     refactorer:
-      class_path: collect.backends.language_models.TransformersLM
+      class_path: collect.backends.TransformersLM
       init_args: {{pretrained: {model}, max_new_tokens: 48}}
 """
 

@@ -14,7 +14,7 @@ from collect.backends.video import read_video, write_video
 from collect.protocols import Verdict
 from collect.search.export import export
 from collect.search.run import run
-from collect.search.store import read_trajectories
+from collect.search.trajectories import read_trajectories
 from collect.verifiers import FlowVerifier
 from tests.collect.fakes import FakeGenerator, FakeProposer, FakeRewriter, FakeVerifier
 
@@ -63,7 +63,7 @@ def test_datasets_reads_back_every_video_score_and_critique(searched: Path, tmp_
     for row in rows:
         search, candidate = texts[row["prompt_id"], row["text"]]
         assert (row["prompt"], row["task"]) == (search.prompt.prompt, search.prompt.task)
-        assert (row["origin"], row["round"]) == (candidate.draft.origin, candidate.round)
+        assert (row["origin"], row["round"]) == (candidate.proposal.origin, candidate.round)
         assert row["champion"] == (candidate is search.champion)
         assert without_nulls(row["text_scores"]) == candidate.assessment.scores
         assert without_nulls(row["text_observations"]) == candidate.assessment.observations

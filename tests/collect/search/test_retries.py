@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from collect.protocols import Verdict
-from collect.search.renderer import Studio
+from collect.search.renderer import Renderer
 from collect.search.retries import BackendError, is_out_of_memory
+from collect.search.schema import DATABASE
 from collect.search.sspo import optimise
-from collect.search.store import DATABASE, Store, Take, read_trajectories
+from collect.search.store import Sample, Store
+from collect.search.trajectories import read_trajectories
 from data_modules.records import Prompt, content_id
 from tests.collect.fakes import FakeGenerator, FakeProposer, FakeRewriter, FakeVerifier
 
@@ -22,16 +24,16 @@ PROMPTS = [Prompt(content_id(text), text) for text in ("a red box", "a b", "x y"
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     with Store(tmp_path, {}) as store:
-        store.enter(PROMPTS)
+        store.add_prompts(PROMPTS)
         yield store
 
 
-def takes(num_seeds: int = 1) -> list[Take]:
-    return [Take(prompt, prompt.prompt, seed) for prompt in PROMPTS for seed in range(num_seeds)]
+def samples(num_seeds: int = 1) -> list[Sample]:
+    return [Sample(prompt, prompt.prompt, seed) for prompt in PROMPTS for seed in range(num_seeds)]
 
 
 def judge(store: Store, generator: FakeGenerator, verifier: FakeVerifier, num_seeds: int = 1, **kwargs):
-    return Studio(store, generator, {verifier.name: verifier}, 1, "test", **kwargs).judge(takes(num_seeds))
+    return Renderer(store, generator, {verifier.name: verifier}, 1, "test", **kwargs).judge(samples(num_seeds))
 
 
 def rows(store: Store, query: str) -> list[tuple]:
@@ -118,7 +120,7 @@ def test_one_bad_prompt_takes_none_of_its_neighbours_with_it(store: Store) -> No
             return super().judge(prompts, videos)
 
     verdicts = judge(store, FakeGenerator(batch_size=20), Picky(), num_seeds=4)  # four in a row, but of one prompt
-    failed = {take.prompt.prompt for take, row in zip(takes(4), verdicts, strict=True) if row["fake"].error}
+    failed = {sample.prompt.prompt for sample, row in zip(samples(4), verdicts, strict=True) if row["fake"].error}
     assert failed == {"a b"}
     why = "ValueError: nothing here can be asked about 'a b'"
     assert rows(store, "SELECT DISTINCT scores, critique, error FROM verdicts WHERE error IS NOT NULL") == [
@@ -173,9 +175,9 @@ def test_a_backend_that_hangs_is_not_waited_for(store: Store) -> None:
 
 def search(folder: Path, generator: FakeGenerator, verifier: FakeVerifier | None = None) -> None:
     with Store(folder, {}) as store:
-        store.enter(PROMPTS)
-        studio = Studio(store, generator, {"fake": verifier or FakeVerifier()}, num_seeds=2, purpose="test")
-        for _ in optimise(PROMPTS, studio.assess, store, FakeRewriter(), FakeProposer(), 2, 2):
+        store.add_prompts(PROMPTS)
+        renderer = Renderer(store, generator, {"fake": verifier or FakeVerifier()}, num_seeds=2, purpose="test")
+        for _ in optimise(PROMPTS, renderer.assess, store, FakeRewriter(), FakeProposer(), 2, 2):
             pass
         store.finish()
 

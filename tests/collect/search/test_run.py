@@ -17,7 +17,7 @@ from collect.backends.diffusers_generator import DiffusersGenerator
 from collect.backends.identity import identify
 from collect.prompts import read_prompts
 from collect.search.run import run
-from collect.search.store import read_trajectories
+from collect.search.trajectories import read_trajectories
 from collect.verifiers import FlowVerifier
 from data_modules.records import Prompt, content_id, write_records
 from tests.collect.fakes import FakeGenerator, FakeProposer, FakeRewriter, FakeVerifier

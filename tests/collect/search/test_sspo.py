@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collect.search.sspo import Assessment, Candidate, Draft, Trajectory, average_ranks, champion, mean, optimise
+from collect.search.sspo import Assessment, Candidate, Proposal, Trajectory, average_ranks, champion, mean, optimise
 from data_modules.records import Prompt, content_id
 from tests.collect.fakes import FakeAlternative, FakeProposer, FakeRewriter
 
@@ -16,26 +16,26 @@ SCORES = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
 
 
 def candidate(text: str, number: int = 0, **scores: float) -> Candidate:
-    return Candidate(Draft(text, "proposal"), number, Assessment(scores, {}, ""))
+    return Candidate(Proposal(text, "proposal"), number, Assessment(scores, {}, ""))
 
 
 def prompt(text: str) -> Prompt:
     return Prompt(content_id(text), text)
 
 
-class Recollection:
-    """A memory in memory."""
+class RoundsInMemory:
+    """Rounds kept in memory."""
 
     def __init__(self) -> None:
-        self.rounds: dict[int, dict[str, list[Draft]]] = {}
+        self.rounds: dict[int, dict[str, list[Proposal]]] = {}
 
-    def recall(self, number: int) -> dict[str, list[Draft]] | None:
+    def load_round(self, number: int) -> dict[str, list[Proposal]] | None:
         return self.rounds.get(number)
 
-    def remember(self, number: int, drafts: dict[str, list[Draft]]) -> None:
-        self.rounds[number] = drafts
+    def save_round(self, number: int, proposals: dict[str, list[Proposal]]) -> None:
+        self.rounds[number] = proposals
 
-    def record(self, trajectories: Sequence[Trajectory]) -> None:
+    def save_results(self, trajectories: Sequence[Trajectory]) -> None:
         pass
 
 
@@ -45,7 +45,7 @@ def letters(candidates: Sequence[tuple[Prompt, str]]) -> list[Assessment]:
 
 
 def search(texts: Sequence[str], rounds: int = 5, patience: int = 2, **kwargs) -> list[list[Trajectory]]:
-    parts = {"assess": letters, "memory": Recollection(), "rewriter": FakeRewriter(), "proposer": FakeProposer()}
+    parts = {"assess": letters, "store": RoundsInMemory(), "rewriter": FakeRewriter(), "proposer": FakeProposer()}
     prompts = [prompt(text) for text in texts]
     return list(optimise(prompts, **(parts | kwargs), rounds=rounds, patience=patience))
 
@@ -142,13 +142,13 @@ BUDGET = st.one_of(st.none(), st.integers(1, 9))
 def test_whatever_the_verdicts_the_search_keeps_its_promises(
     outcomes: list, budget: int | None, backtrack: bool, patience: int, rounds: int
 ) -> None:
-    def run() -> tuple[list[Trajectory], Recollection]:
-        memory = Recollection()
+    def run() -> tuple[list[Trajectory], RoundsInMemory]:
+        store = RoundsInMemory()
         settings = {"budget": budget, "backtrack": backtrack, "patience": patience, "rounds": rounds}
-        return search(["a b", "x c"], assess=Judges(outcomes), memory=memory, **settings)[-1], memory
+        return search(["a b", "x c"], assess=Judges(outcomes), store=store, **settings)[-1], store
 
-    (searches, memory), (again, recalled) = run(), run()
-    assert (searches, memory.rounds) == (again, recalled.rounds)  # the same inputs give the same trajectories
+    (searches, store), (again, recalled) = run(), run()
+    assert (searches, store.rounds) == (again, recalled.rounds)  # the same inputs give the same trajectories
     for found in searches:
         tried = [*found.candidates, *found.failures]
         assert len({c.text for c in tried}) == len(tried) <= (budget or len(tried))
@@ -212,9 +212,9 @@ def test_the_proposer_is_shown_the_current_prompt_and_everything_tried_before() 
 
 def test_the_last_prompt_proposed_is_rendered_and_judged() -> None:
     """The published demo writes a prompt in its last round that nobody ever sees a video of."""
-    memory = Recollection()
-    (found,) = search(["a b"], memory=memory, rounds=2)[-1]
-    written = [draft.text for drafts in memory.rounds.values() for draft in drafts[found.prompt.id]]
+    store = RoundsInMemory()
+    (found,) = search(["a b"], store=store, rounds=2)[-1]
+    written = [proposal.text for proposals in store.rounds.values() for proposal in proposals[found.prompt.id]]
     assert written == [c.text for c in found.candidates]
 
 
@@ -235,7 +235,7 @@ def test_without_ranked_metrics_the_raw_prompt_wins() -> None:
 def test_raw_and_rewritten_prompt_compete_from_the_start() -> None:
     rounds = search(["a box"], rounds=0)
     assert len(rounds) == 1
-    assert [(c.text, c.draft.origin, c.round) for c in rounds[0][0].candidates] == [
+    assert [(c.text, c.proposal.origin, c.round) for c in rounds[0][0].candidates] == [
         ("a box", "raw", 0),
         ("a box here", "rewriter", 0),
     ]
@@ -244,7 +244,7 @@ def test_raw_and_rewritten_prompt_compete_from_the_start() -> None:
 def test_alternatives_compete_from_the_start_each_text_once() -> None:
     alternatives = {word: FakeAlternative(word) for word in ("see", "watch", "see")} | {"same": FakeRewriter()}
     searches = search(["a box", "x box"], rounds=0, alternatives=alternatives)[0]
-    assert [(c.text, c.draft.origin, c.round) for c in searches[0].candidates] == [
+    assert [(c.text, c.proposal.origin, c.round) for c in searches[0].candidates] == [
         ("a box", "raw", 0),
         ("a box here", "rewriter", 0),
         ("see a box", "alternative", 0),
@@ -268,7 +268,7 @@ def test_a_rewrite_that_changes_nothing_competes_once() -> None:
 
 
 def test_the_best_score_never_falls_and_proposals_build_on_the_best() -> None:
-    rounds = optimise([prompt("a b")], letters, Recollection(), FakeRewriter(), FakeProposer(), 5, 2)
+    rounds = optimise([prompt("a b")], letters, RoundsInMemory(), FakeRewriter(), FakeProposer(), 5, 2)
     bests = [searches[0].champion.assessment.score for searches in rounds]
     assert bests == sorted(bests)
     # "a b" has no e, "a b here" two; each round adds one until four are reached and nothing can improve.
@@ -318,8 +318,8 @@ def test_what_was_tried_is_not_tried_again() -> None:
 
 
 def test_what_is_remembered_is_not_asked_for_again() -> None:
-    memory = Recollection()
-    first = search(["a b", "x c"], memory=memory)
+    store = RoundsInMemory()
+    first = search(["a b", "x c"], store=store)
 
     class Silent:
         def rewrite(self, prompts):
@@ -328,7 +328,7 @@ def test_what_is_remembered_is_not_asked_for_again() -> None:
         def propose(self, *args, **kwargs):
             pytest.fail("asked again")
 
-    assert search(["a b", "x c"], memory=memory, rewriter=Silent(), proposer=Silent())[-1] == first[-1]
+    assert search(["a b", "x c"], store=store, rewriter=Silent(), proposer=Silent())[-1] == first[-1]
 
 
 @given(st.permutations([0.1, 0.2, 0.3, 0.7]))

@@ -1,4 +1,4 @@
-"""The store and the studio: what is made once is kept, whatever happens."""
+"""The store and the renderer: what is made once is kept, whatever happens."""
 
 import os
 import random
@@ -17,10 +17,12 @@ import pytest
 
 import collect.search.store
 from collect.backends.video import write_video
-from collect.search.renderer import Studio, seeds_of
+from collect.search.renderer import Renderer, seeds_of
 from collect.search.retries import BackendError
-from collect.search.sspo import Draft, optimise
-from collect.search.store import DATABASE, Store, Take, read_trajectories
+from collect.search.schema import DATABASE
+from collect.search.sspo import Proposal, optimise
+from collect.search.store import Sample, Store
+from collect.search.trajectories import read_trajectories
 from collect.verifiers import FlowVerifier
 from data_modules.records import Prompt, content_id
 from tests.collect.fakes import FakeGenerator, FakeProposer, FakeRewriter, FakeVerifier
@@ -44,9 +46,9 @@ class Slow(FakeGenerator):
 
 def run_search(folder: Path, generator: FakeGenerator, rounds: int = 3) -> None:
     with Store(folder, {"rounds": rounds}) as store:
-        store.enter(PROMPTS)
-        studio = Studio(store, generator, {"fake": FakeVerifier()}, num_seeds=2, purpose="test")
-        for _ in optimise(PROMPTS, studio.assess, store, FakeRewriter(), FakeProposer(), rounds, patience=2):
+        store.add_prompts(PROMPTS)
+        renderer = Renderer(store, generator, {"fake": FakeVerifier()}, num_seeds=2, purpose="test")
+        for _ in optimise(PROMPTS, renderer.assess, store, FakeRewriter(), FakeProposer(), rounds, patience=2):
             pass
         store.finish()
 
@@ -98,7 +100,7 @@ def search_and_be_killed(folder: Path) -> None:
 
 def test_a_killed_run_resumes_to_the_same_database(tmp_path: Path, unbroken: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from tests.collect.test_store import search_and_be_killed; "
+        "import sys; from pathlib import Path; from tests.collect.search.test_store import search_and_be_killed; "
         "search_and_be_killed(Path(sys.argv[1]))"
     )
     subprocess.run(
@@ -147,13 +149,13 @@ def test_a_store_made_with_other_settings_is_refused(store: Store) -> None:
 
 
 def test_a_round_is_written_whole_or_not_at_all(store: Store) -> None:
-    store.enter(PROMPTS)
-    twice = [Draft("same", "raw"), Draft("same", "rewriter")]
+    store.add_prompts(PROMPTS)
+    twice = [Proposal("same", "raw"), Proposal("same", "rewriter")]
     with pytest.raises(sqlite3.IntegrityError):
-        store.remember(0, {PROMPTS[0].id: [Draft("a", "raw")], PROMPTS[1].id: twice})
-    assert store.recall(0) is None
-    store.remember(0, {})
-    assert store.recall(0) == {}
+        store.save_round(0, {PROMPTS[0].id: [Proposal("a", "raw")], PROMPTS[1].id: twice})
+    assert store.load_round(0) is None
+    store.save_round(0, {})
+    assert store.load_round(0) == {}
 
 
 def test_reading_an_unfinished_or_missing_store_is_refused(store: Store, tmp_path: Path) -> None:
@@ -185,9 +187,9 @@ def test_seeds_differ_by_prompt_and_purpose() -> None:
 
 def test_equal_takes_are_rendered_and_judged_once(store: Store) -> None:
     generator = FakeGenerator()
-    studio = Studio(store, generator, {"fake": FakeVerifier()}, num_seeds=1, purpose="test")
-    take = Take(PROMPTS[0], "text", 5)
-    first, second = studio.judge([take, take])
+    renderer = Renderer(store, generator, {"fake": FakeVerifier()}, num_seeds=1, purpose="test")
+    sample = Sample(PROMPTS[0], "text", 5)
+    first, second = renderer.judge([sample, sample])
     assert first == second
     assert len(generator.made) == 1
 
@@ -203,13 +205,13 @@ def test_the_critique_is_of_the_worst_video_and_only_ranking_verifiers_speak(sto
             ]
 
     verifiers = {"seed": BySeed("seed"), "flow": FakeVerifier("flow", ranked=False)}
-    studio = Studio(store, FakeGenerator(), verifiers, num_seeds=2, purpose="test")
-    (assessment,) = studio.assess([(PROMPTS[0], "text")])
+    renderer = Renderer(store, FakeGenerator(), verifiers, num_seeds=2, purpose="test")
+    (assessment,) = renderer.assess([(PROMPTS[0], "text")])
     assert assessment.scores == {"seed/alignment": 0.5}
     assert assessment.observations.keys() == {"flow/alignment", "flow/clarity"}
     assert assessment.critique == "low"
     with_task = Prompt(PROMPTS[0].id, PROMPTS[0].prompt, "it must fall")
-    (assessment,) = studio.assess([(with_task, "text")])
+    (assessment,) = renderer.assess([(with_task, "text")])
     assert assessment.critique == "low 4 letters."
 
 
@@ -222,11 +224,11 @@ def test_backends_that_answer_too_little_are_named(store: Store) -> None:
         def judge(self, prompts, videos):
             return super().judge(prompts, videos)[1:]
 
-    takes = [(prompt, f"text {index}") for index, prompt in enumerate(PROMPTS[:3])]
+    samples = [(prompt, f"text {index}") for index, prompt in enumerate(PROMPTS[:3])]
     with pytest.raises(BackendError, match=r"generator Lazy failed 3 times in a row.* wrote no .* for 'text 2'"):
-        Studio(store, Lazy(), {"fake": FakeVerifier()}, 1, "test").assess(takes)
+        Renderer(store, Lazy(), {"fake": FakeVerifier()}, 1, "test").assess(samples)
     with pytest.raises(BackendError, match=r"verifier short failed 3 times in a row.* 0 verdicts for 1 videos"):
-        Studio(store, FakeGenerator(), {"short": Short()}, 1, "test").assess(takes)
+        Renderer(store, FakeGenerator(), {"short": Short()}, 1, "test").assess(samples)
 
 
 LAYOUT_1 = """
@@ -292,8 +294,8 @@ def test_a_store_of_the_first_layout_is_gone_on_with_in_the_present_one(old: Pat
 
 def test_a_migration_that_is_killed_leaves_the_first_layout(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = contents(old)
-    broken = {1: collect.search.store._MIGRATIONS[1] + "ALTER TABLE absent ADD COLUMN more"}
-    monkeypatch.setattr(collect.search.store, "_MIGRATIONS", broken)
+    broken = {1: collect.search.schema._MIGRATIONS[1] + "ALTER TABLE absent ADD COLUMN more"}
+    monkeypatch.setattr(collect.search.store, "MIGRATIONS", broken)
     with pytest.raises(sqlite3.OperationalError, match="no such table"):
         Store(old, {"rounds": 3})
     assert contents(old) == before
@@ -325,15 +327,15 @@ def test_a_locked_database_is_waited_for_and_then_named(tmp_path: Path) -> None:
         other = sqlite3.connect(tmp_path / DATABASE, check_same_thread=False)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(OSError, match=r"has been locked by another program for 0\.3 seconds; end it and start"):
-            store.enter(PROMPTS)
+            store.add_prompts(PROMPTS)
         other.rollback()
         other.execute("BEGIN IMMEDIATE")
         release = threading.Timer(0.1, other.rollback)
         release.start()
-        store.enter(PROMPTS)  # waits
+        store.add_prompts(PROMPTS)  # waits
         release.join()
         other.close()
-        assert store.recall(0) is None
+        assert store.load_round(0) is None
 
 
 @pytest.fixture
@@ -385,27 +387,27 @@ class Painter(FakeGenerator):
 
 
 def test_stores_share_their_videos_in_one_folder(tmp_path: Path) -> None:
-    takes = [Take(prompt, prompt.prompt, 1) for prompt in PROMPTS]
+    samples = [Sample(prompt, prompt.prompt, 1) for prompt in PROMPTS]
     made = []
     for name in ("labels", "collect"):
         generator = Painter()
         with Store(tmp_path / name, {}, tmp_path / "videos") as store:
-            Studio(store, generator, {"flow": FlowVerifier()}, 1, "test").judge(takes)
-            assert store.num_renders() == len(takes)
+            Renderer(store, generator, {"flow": FlowVerifier()}, 1, "test").judge(samples)
+            assert store.num_renders() == len(samples)
         made.append(len(generator.made))
-    assert made == [len(takes), 0]
+    assert made == [len(samples), 0]
     refused = pytest.raises(ValueError, match=r"another run is writing to .*videos")
     with Store(tmp_path / "labels", {}, tmp_path / "videos"), refused:
         Store(tmp_path / "collect", {}, tmp_path / "videos")
 
 
 def test_a_truncated_video_of_another_store_is_rendered_again(tmp_path: Path) -> None:
-    take = Take(PROMPTS[0], "text", 1)
+    sample = Sample(PROMPTS[0], "text", 1)
     for name, expected in (("first", 1), ("second", 1)):
         generator = Painter()
         with Store(tmp_path / name, {}, tmp_path / "videos") as store:
-            studio = Studio(store, generator, {"flow": FlowVerifier()}, 1, "test")
-            studio.judge([take])
-            video = studio.video(take).path
+            renderer = Renderer(store, generator, {"flow": FlowVerifier()}, 1, "test")
+            renderer.judge([sample])
+            video = renderer.video(sample).path
         assert len(generator.made) == expected
         video.write_bytes(video.read_bytes()[:-100])

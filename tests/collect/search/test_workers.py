@@ -14,7 +14,7 @@ import ray
 
 import collect.__main__
 from collect.protocols import RenderRequest, Verdict
-from collect.search.store import DATABASE
+from collect.search.schema import DATABASE
 from collect.search.workers import RayWorkers
 from data_modules.records import Prompt
 from tests.collect.fakes import FakeGenerator, FakeVerifier
@@ -95,7 +95,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return run
 
 
-WORKERS = {"class_path": "collect.search.workers.RayWorkers", "init_args": {"num_workers": 2}}
+WORKERS = {"class_path": "collect.search.RayWorkers", "init_args": {"num_workers": 2}}
 
 
 def test_a_cluster_that_loses_a_worker_writes_the_same_records_as_one_process(cluster, tmp_path: Path, start) -> None:

@@ -19,7 +19,7 @@ import collect.verifiers.callable
 from collect.backends.identity import identify
 from collect.backends.video import Video, write_video
 from collect.protocols import Verdict
-from collect.search.store import read_trajectories
+from collect.search.trajectories import read_trajectories
 from collect.verifiers import CallableVerifier
 from data_modules.records import Prompt
 
@@ -66,8 +66,8 @@ def test_anything_else_is_refused_by_name(video: Path, opinion: object) -> None:
     ("function", "message"),
     [
         ("no_such_module.judge", "No module named 'no_such_module'"),
-        ("tests.collect.test_callable.no_such", "no_such"),
-        ("tests.collect.test_callable.PROMPT", "Unexpected import object"),
+        ("tests.collect.verifiers.test_callable.no_such", "no_such"),
+        ("tests.collect.verifiers.test_callable.PROMPT", "Unexpected import object"),
     ],
 )
 def test_a_function_that_is_not_there_is_refused_when_the_config_is_read(

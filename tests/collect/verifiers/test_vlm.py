@@ -21,7 +21,7 @@ from collect.backends.video import write_video
 from collect.prompts import read_prompts
 from collect.protocols import Verdict
 from collect.verifiers import VLMEndpointVerifier, VLMVerifier
-from collect.verifiers.vlm import parse_verdict, questions_about
+from collect.verifiers.questions import parse_verdict, questions_about
 from data_modules import templates
 from data_modules.records import Prompt
 
@@ -104,7 +104,7 @@ verifiers:
   - class_path: collect.verifiers.FlowVerifier
     init_args:
       language_model:
-        class_path: collect.backends.language_models.TransformersLM
+        class_path: collect.backends.TransformersLM
         init_args: {pretrained: Qwen/Qwen2.5-7B-Instruct, device: cuda, dtype: bfloat16}
 """
 

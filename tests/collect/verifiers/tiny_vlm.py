@@ -32,7 +32,7 @@ from transformers import (
 
 from collect.backends.video import write_video
 from collect.verifiers import VLMVerifier
-from collect.verifiers.vlm import questions_about
+from collect.verifiers.questions import questions_about
 from data_modules import templates
 from data_modules.records import Prompt
 

@@ -1,35 +1,25 @@
-"""An evaluation's numbers: means with intervals, paired by prompt, as tables, a figure and a W&B run. P prompts."""
+"""An evaluation's numbers: means with intervals, paired by prompt. P prompts."""
 
 import logging
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import get_type_hints
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 from scipy.stats import bootstrap
 
-from collect import tracking
 from collect.evaluation.answers import Method
 from collect.intent.gate import IntentGate
 from collect.search.sspo import mean
 from data_modules.records import Prompt, Result
 
+logger = logging.getLogger(__name__)
+
 RAW = "raw"
 SEARCH = "sspo"
 BEST_OF_N = "best_of_n"
 STAGE1 = "sspo/stage1"  # what the search started from; sspo/ROUND and best_of_n/ROUND are its course
-FIGURE = "score_by_videos.png"
-WIDTH = 100  # columns of a terminal
 NUM_RESAMPLES = 10_000
-NUM_VIDEOS_LOGGED = 4  # prompts whose videos are shown
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -273,146 +263,6 @@ def ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> Estimate | N
 def videos_per_prompt(method: Method, judged: NDArray[np.bool_]) -> float:
     """Mean cost over the prompts that count."""
     return float(np.mean(np.array(method.num_videos)[judged]))
-
-
-def show(report: Report) -> None:
-    """Print the closing tables, in full where nobody watches the width."""
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    console.print(_methods(report))
-    if report.differences:
-        console.print(_differences(report))
-    if report.rounds:
-        console.print(_rounds(report))
-
-
-def _methods(report: Report) -> Table:
-    table = Table(
-        title=f"{report.metric} on {report.num_prompts} held-out prompts",
-        caption="means over prompts with 95 % intervals; videos and seconds per prompt",
-    )
-    for column in ("method", "score", "against raw", "videos", "s", "intent", "words"):
-        table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
-    for s in report.methods:
-        table.add_row(
-            s.method,
-            str(s.score),
-            "" if s.method == RAW else f"{s.gain.mean:+.3f} [{s.gain.low:.2f}, {s.gain.high:.2f}]",
-            f"{s.videos_per_prompt:.1f}",
-            "" if s.seconds_per_prompt is None else f"{s.seconds_per_prompt:.1f}",
-            f"{s.intent_kept:.0%}",
-            f"{s.mean_words:.0f}",
-        )
-    return table
-
-
-def _differences(report: Report) -> Table:
-    table = Table("paired by prompt", "estimate", title=f"differences in {report.metric}")
-    for difference in report.differences:
-        table.add_row(f"{difference.method} - {difference.against}", difference.score.signed)
-    for summary in report.methods:
-        if summary.share and summary.method not in (RAW, SEARCH):
-            table.add_row(f"share of {SEARCH}'s gain that {summary.method} has", summary.share.percent)
-    return table
-
-
-def _rounds(report: Report) -> Table:
-    table = Table(title="the search after each round, and raw renders at its cost")
-    for column in ("round", "videos", SEARCH, BEST_OF_N, f"{SEARCH} - {BEST_OF_N}", f"{SEARCH} - stage 1"):
-        table.add_column(column, justify="right")
-    for r in report.rounds:
-        table.add_row(
-            str(r.number),
-            f"{r.videos_per_prompt:.1f}",
-            f"{r.search.mean:.3f}",
-            f"{r.best_of_n.mean:.3f}",
-            r.over_best_of_n.signed,
-            r.over_stage1.signed,
-        )
-    return table
-
-
-def plot(report: Report, path: Path) -> None:
-    """Draw score against videos per prompt: the search by rounds, best of n raw renders, and one-pass methods."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_xscale("log")
-    axes.set(xlabel="videos per prompt, the answer's own among them", ylabel=f"{report.metric} by the judge")
-    courses = {
-        f"{SEARCH}, after rounds 0 to {len(report.rounds) - 1}": [
-            Point(r.videos_per_prompt, r.search) for r in report.rounds
-        ],
-        "best of n raw renders": report.best_of_n,
-    }
-    for label, points in courses.items():
-        videos = [point.videos_per_prompt for point in points]
-        (line,) = axes.plot(videos, [point.score.mean for point in points], marker=".", label=label)
-        low, high = [point.score.low for point in points], [point.score.high for point in points]
-        axes.fill_between(videos, low, high, alpha=0.15, color=line.get_color())
-    singles = [summary for summary in report.methods if summary.method not in (RAW, SEARCH, BEST_OF_N)]
-    for index, summary in enumerate(singles):
-        # Side by side, since all of them take one video.
-        axes.errorbar(
-            1.03 ** (index + 1),
-            summary.score.mean,
-            [[summary.score.mean - summary.score.low], [summary.score.high - summary.score.mean]],
-            fmt="o",
-            markersize=4,
-            capsize=2,
-            color=f"C{index + len(courses)}",
-            label=f"{summary.method}, one video",
-        )
-    ticks = [
-        n
-        for n in (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 70, 100)
-        if n <= max(p.videos_per_prompt for p in report.best_of_n)
-    ]
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=3, fontsize="small")
-    figure.savefig(path, dpi=150)
-
-
-def log(tracked: tracking.Run, report: Report, results: Sequence[Result], output: Path) -> None:
-    """Log every number of the closing tables, the figure, and each answer with its first video."""
-    for summary in report.methods:
-        numbers = {key: value for key, value in _flat(summary).items() if isinstance(value, float)}
-        tracked.log({f"eval/{summary.method}/{key}": value for key, value in numbers.items()})
-    tables: dict[str, Sequence[Summary | Difference | Round]] = {
-        "methods": report.methods,
-        "differences": report.differences,
-        "rounds": report.rounds,
-    }
-    for name, entries in tables.items():
-        rows = [_flat(entry) for entry in entries]
-        if rows:
-            tracked.log_table(f"eval/{name}", list(rows[0]), [list(row.values()) for row in rows])
-    if report.rounds:
-        tracked.log_image("eval/score_by_videos", output / FIGURE)
-    table = {summary.method for summary in report.methods}
-    firsts = {(r.method, r.prompt_id): r for r in reversed(results) if r.method in table}
-    shown = list(dict.fromkeys(result.prompt_id for result in results))[:NUM_VIDEOS_LOGGED]
-    answers: list[list[tracking.Cell]] = [
-        [
-            *(r.prompt, r.method, r.rewrite, r.scores.get(report.metric)),
-            output / r.video if r.prompt_id in shown else None,
-        ]
-        for r in sorted(firsts.values(), key=lambda r: (r.prompt_id, r.method))
-    ]
-    tracked.log_table("eval/answers", ["prompt", "method", "rewrite", report.metric, "video"], answers)
-
-
-def _flat(entry: Summary | Difference | Round) -> dict[str, tracking.Cell]:
-    """Spread every estimate over three columns; one that is missing leaves them empty."""
-    row: dict[str, tracking.Cell] = {}
-    for name, kind in get_type_hints(type(entry)).items():
-        value = getattr(entry, name)
-        if kind in (Estimate, Estimate | None):
-            low, high = (value.low, value.high) if value else (None, None)
-            row |= {name: value.mean if value else None, f"{name}_low": low, f"{name}_high": high}
-        else:
-            row[name] = value
-    return row
 
 
 def _series(methods: Mapping[str, Method], prefix: str, start: int) -> Iterator[Method]:
