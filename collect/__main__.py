@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace, auto_cli
 from rich.console import Console
@@ -37,6 +37,17 @@ VERBS: dict[str, Any] = {
     "rewrite": rewrite,
 }
 
+# Class paths of earlier versions that configs out there may still say.
+MOVED = {
+    "collect.discriminator.ChoosingRewriter": "collect.rewriters.ChoosingRewriter",
+    "collect.discriminator.Discriminator": "collect.rewriters.Discriminator",
+    "collect.generators.DiffusersGenerator": "collect.backends.DiffusersGenerator",
+    "collect.language_models.OpenAILM": "collect.backends.OpenAILM",
+    "collect.language_models.TransformersLM": "collect.backends.TransformersLM",
+    "collect.rapo.RAPORewriter": "collect.rewriters.RAPORewriter",
+    "collect.workers.RayWorkers": "collect.search.RayWorkers",
+}
+
 BACKENDS = ("generator", "verifiers", "judge", "rewriter", "alternatives", "proposer", "gate", "language_model")
 
 
@@ -52,6 +63,13 @@ class Parser(ArgumentParser):
         self.add_argument("texts", nargs="*", type=str, default=[], help="prompts, at the end of the command")
         self.add_argument("--dry-run", action="store_true", help="show what is found in the graph and asked; no models")
         return [*added, "texts", "dry_run"]
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """End with what is wrong; of a class path that has moved, with nothing but where to."""
+        moved = [f"{old} is now {new}" for old, new in MOVED.items() if old in message]
+        if moved:
+            fail("; ".join(moved) + "; say so in the config or on the command line.")
+        super().error(message, ex)
 
     def instantiate(self, namespace: Namespace, instantiate_groups: bool = True, **kwargs: Any) -> Namespace:
         """Instantiate, once the prompts of the command that was asked for are seen to be usable.
@@ -94,8 +112,13 @@ def main() -> None:
     except BrokenPipeError:  # who reads the results has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, BackendError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False, highlight=False)
-        sys.exit(2)
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    """End with one line on standard error and exit code 2."""
+    Console(stderr=True, soft_wrap=True).print(f"error: {message}", style="red", markup=False, highlight=False)
+    sys.exit(2)
 
 
 if __name__ == "__main__":
