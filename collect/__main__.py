@@ -55,7 +55,7 @@ class Parser(ArgumentParser):
     """Instantiates what a config names, after a look at what it will be used for."""
 
     def add_function_arguments(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[str]:
-        """Sample the prompts of a rewrite from the end of the command line, as they are, and its dry run as a flag."""
+        """Take the prompts of a rewrite from the end of the command line, as they are, and its dry run as a flag."""
         if function is not rewrite:
             return super().add_function_arguments(function, *args, **kwargs)
         kwargs["skip"] = {*(kwargs.get("skip") or ()), "texts", "dry_run"}

@@ -53,7 +53,7 @@ class ResidentModel:
 
     @classmethod
     def get(cls, pretrained: str, device: str, dtype: str) -> "ResidentModel":
-        """Sample the one model of these settings in this process; it is freed with the last that uses it."""
+        """Take the one model of these settings in this process; it is freed with the last that uses it."""
         key = (_place(pretrained), device, dtype)
         resident = _RESIDENT.get(key)
         if resident is None:

@@ -13,8 +13,8 @@ from collect.backends.encoders import load_encoder
 from collect.graph.modifiers import KINDS, normalise
 from collect.graph.relation_graph import EDGE, RelationGraph
 
-_SCENES = 4096  # scenes compared at a time: few enough for the processor's cache
-_ROUNDING = 1e-5  # two ways of adding up one cosine differ by less
+SCENES = 4096  # scenes compared at a time: few enough for the processor's cache
+ROUNDING = 1e-5  # two ways of adding up one cosine differ by less
 
 UNSAFE = (
     *("lingerie", "bikini", "underwear", "topless", "nude", "naked", "sexy"),
@@ -108,13 +108,13 @@ def _nearest(graph: RelationGraph, vectors: NDArray[np.float32], num_scenes: int
     """
     found: list[list[int]] = [[] for _ in vectors]
     best = torch.full((len(vectors), 0), -1.0)
-    for start in range(0, graph.num_scenes, _SCENES):
-        scenes = torch.from_numpy(graph.embeddings[start : min(start + _SCENES, graph.num_scenes)])
+    for start in range(0, graph.num_scenes, SCENES):
+        scenes = torch.from_numpy(graph.embeddings[start : min(start + SCENES, graph.num_scenes)])
         products = torch.from_numpy(vectors) @ scenes.float().T
         best = torch.cat([best, products], 1)
         best = best.topk(min(num_scenes, best.shape[1])).values
         # How a product of matrices rounds depends on where a row stands, so near-ties are kept and settled below.
-        for prompt, scene in torch.nonzero(products >= best[:, -1:] - _ROUNDING).numpy():
+        for prompt, scene in torch.nonzero(products >= best[:, -1:] - ROUNDING).numpy():
             found[prompt].append(start + int(scene))
     nearest = []
     for vector, candidates in zip(vectors, found, strict=True):

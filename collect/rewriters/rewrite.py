@@ -92,7 +92,7 @@ def rewrite(
 
 
 def gather(texts: Sequence[str], prompts: Path | None) -> list[str]:
-    """Sample prompts from the command line, or, where there are none and no file, from standard input.
+    """Take prompts from the command line, or, where there are none and no file, from standard input.
 
     Returns:
         The prompts, stripped; none where they are in a file.

@@ -17,8 +17,9 @@ import pytest
 from numpy.typing import NDArray
 
 import collect.__main__
+import collect.graph.embeddings
 import collect.graph.modifiers
-import collect.graph.relation_graph
+import collect.graph.retrieval
 from collect.backends.encoders import load_encoder
 from collect.graph.build import graph
 from collect.graph.modifiers import KINDS, Modifiers, extract, normalise, parse_answer, read_csv
@@ -162,7 +163,7 @@ SETTINGS = [
 def test_retrieval_agrees_with_a_plain_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Retrieval
 ) -> None:
-    monkeypatch.setattr(collect.graph.relation_graph, "SCENES", 1)  # one at a time, so that every seam is crossed
+    monkeypatch.setattr(collect.graph.retrieval, "SCENES", 1)  # one at a time, so that every seam is crossed
     captions, _ = read_csv(write_csv(tmp_path / "a.csv", ROWS))
     built = RelationGraph.build(captions)
     for prompt in ("a surfer at the sea", "frying an egg", "a dog barks at a cook on the beach"):
@@ -187,7 +188,7 @@ def split(number: int, caption: str) -> Modifiers:
 
 @pytest.mark.skipif(not VBENCH.is_dir(), reason=f"{VBENCH} (real prompts and rewrites) is not here")
 def test_retrieval_agrees_with_a_plain_search_on_real_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collect.graph.relation_graph, "SCENES", 16)
+    monkeypatch.setattr(collect.graph.retrieval, "SCENES", 16)
     texts = (VBENCH / "category_rewrites_gpt4o.txt").read_text(encoding="utf-8").splitlines()[::20]
     captions = [split(number, text) for number, text in enumerate(texts)]
     RelationGraph.build(captions).save(tmp_path)
@@ -216,7 +217,7 @@ def test_the_toy_corpus_agrees_with_a_plain_search() -> None:
 
 
 def test_scenes_that_are_equally_near_come_in_alphabetical_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collect.graph.relation_graph, "SCENES", 2)
+    monkeypatch.setattr(collect.graph.retrieval, "SCENES", 2)
     places = ("a cafe", "a caf\u00e8", "a caf\u00e9", "a caf\u00ea", "a caf\u00eb")  # one vector: accents are dropped
     built = RelationGraph.build([Modifiers(place, (place,), action=(f"sipping {place}",)) for place in places[::-1]])
     assert (built.embeddings[: len(places)] == built.embeddings[0]).all()
@@ -366,7 +367,8 @@ def test_a_failed_save_leaves_the_graph_that_was_there(tmp_path: Path, monkeypat
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import collect.graph.relation_graph
+import collect.graph.build
+import collect.graph.embeddings
 from collect.backends.encoders import load_encoder
 
 collect.graph.embeddings.CHUNK = 8
@@ -397,7 +399,7 @@ def test_a_build_that_is_killed_while_embedding_goes_on_where_it_stopped(
     assert unfinished.stat().st_size == 2 * 8 * 384 * 2
     with unfinished.open("ab") as file:
         file.write(b"torn")
-    monkeypatch.setattr(collect.graph.relation_graph, "CHUNK", 8)
+    monkeypatch.setattr(collect.graph.embeddings, "CHUNK", 8)
     graph(tmp_path / "unbroken", captions=path)
     embedded: list[str] = []
     encode = load_encoder().encode

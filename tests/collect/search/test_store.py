@@ -294,7 +294,7 @@ def test_a_store_of_the_first_layout_is_gone_on_with_in_the_present_one(old: Pat
 
 def test_a_migration_that_is_killed_leaves_the_first_layout(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = contents(old)
-    broken = {1: collect.search.schema._MIGRATIONS[1] + "ALTER TABLE absent ADD COLUMN more"}
+    broken = {1: collect.search.schema.MIGRATIONS[1] + "ALTER TABLE absent ADD COLUMN more"}
     monkeypatch.setattr(collect.search.store, "MIGRATIONS", broken)
     with pytest.raises(sqlite3.OperationalError, match="no such table"):
         Store(old, {"rounds": 3})

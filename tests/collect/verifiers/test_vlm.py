@@ -298,7 +298,7 @@ def torchvision(pytestconfig: pytest.Config) -> Path:
 def tiny(torchvision: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a tiny Qwen2.5-VL made of three videos, in a process of its own."""
     output = tmp_path_factory.mktemp("tiny_vlm")
-    command = [sys.executable, "-m", "tests.collect.tiny_vlm", str(torchvision), str(output)]
+    command = [sys.executable, "-m", "tests.collect.verifiers.tiny_vlm", str(torchvision), str(output)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return output

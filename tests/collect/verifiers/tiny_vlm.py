@@ -3,7 +3,7 @@
 The wheel of torchvision can't load its operators beside a torch built for CPUs only, and everything that imports it
 fails until the two that are missing are declared. Nothing of that may happen in the tests' own process.
 
-usage: python -m tests.collect.tiny_vlm TORCHVISION_DIR OUTPUT_DIR
+usage: python -m tests.collect.verifiers.tiny_vlm TORCHVISION_DIR OUTPUT_DIR
 """
 
 # ruff: noqa: E402 - torchvision has to be made importable before what imports it
