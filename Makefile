@@ -15,16 +15,16 @@ INSTALLED := .venv/.installed
 TRAINER := $(PYTHON) -m train
 COLLECT := $(PYTHON) -m collect
 
-# Nothing here needs a model hub or an account; a user who wants either sets these to 0 or online.
+# Nothing here needs a model hub or an account; to use either, set these to 0 or online.
 export HF_HUB_OFFLINE ?= 1
 export WANDB_MODE ?= offline
 export WANDB_SILENT ?= true
 export TOKENIZERS_PARALLELISM ?= false
 
-# $(call resume,STAGE_DIR,INPUT): go on from the last checkpoint if it is younger than its config and its data.
+# $(call resume,STAGE_DIR,INPUT): resume from the last checkpoint if it is newer than its config and its data.
 resume = $(shell test $(1)/checkpoints/last.ckpt -nt $< -a $(1)/checkpoints/last.ckpt -nt $(2) && echo --ckpt_path $(1)/checkpoints/last.ckpt)
 
-# $(call set_aside,FOLDER,INPUT): keep what was searched with an older model under another name; it can't be gone on with.
+# $(call set_aside,FOLDER,INPUT): rename a search that was made with an older model; it can't be resumed.
 set_aside = @if [ -e $(1)/trajectories.sqlite -a $(1)/trajectories.sqlite -ot $(2) ]; then rm -rf $(1).replaced; mv $(1) $(1).replaced; fi
 
 .PHONY: help
@@ -40,12 +40,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 .PHONY: install
-install: $(INSTALLED) ## Make .venv with the pinned versions (does nothing when it is current)
+install: $(INSTALLED) ## Create .venv with the pinned versions (does nothing if it is up to date)
 
 # ---- the pipeline: stages meet on disk, a finished stage is not run twice
 
-# A round searches with a rewriter and tunes it on what was found. Round 1 is as configured, and begins with stage 1's
-# rewriter; a later one begins with the rewriter that the round before tuned, and has configs and folders of its own.
+# A round searches with a rewriter and tunes it on what was found. Round 1 is as configured and starts from the stage-1
+# rewriter; a later round starts from the rewriter that the previous round tuned, with configs and folders of its own.
 ROUND ?= 1
 HERE := $(OUT)
 ROUND_CONFIGS := $(CONFIGS)
@@ -58,28 +58,28 @@ EARLIER := $(OUT)$(if $(filter-out 2,$(ROUND)),/round$(shell expr $(ROUND) - 1))
 BEGINNER := $(EARLIER)/$(TUNED)/hf
 endif
 
-# What is compared: so many held-out prompts and seeds. evaluate-full takes all, in folders of its own.
+# Held-out prompts and seeds of the comparison; evaluate-full uses all prompts, in folders of its own.
 EVALUATION := evaluate
 HELD_OUT := 48
 SEEDS := 2
 
 .PHONY: train data graph pairs rewriter labels discriminator collect mine sft dpo evaluate evaluate-full ablation
-train: ## All three stages on the toy world, with a closing table (STAGE=sft runs up to that stage, ROUNDS=2 tunes twice)
+train: ## Run all three stages and print the closing table (STAGE=sft stops after that stage, ROUNDS=2 tunes twice)
 	@for round in $$(seq $(ROUNDS)); do $(MAKE) --no-print-directory ROUND=$$round $(STAGE) || exit; done
 
-data: $(OUT)/data/captions.jsonl ## The toy world's captions and prompts
-graph: $(OUT)/stage1_graph/meta.json ## Stage 1: relation graph of the captions
-pairs: $(OUT)/stage1_pairs/train.jsonl ## Stage 1: deformed-caption to caption pairs
+data: $(OUT)/data/captions.jsonl ## Write the toy world's captions and prompts
+graph: $(OUT)/stage1_graph/meta.json ## Stage 1: build the relation graph of the captions
+pairs: $(OUT)/stage1_pairs/train.jsonl ## Stage 1: make training pairs, deformed caption to caption
 rewriter: $(OUT)/stage1_rewriter/hf/config.json ## Stage 1: train and export the rewriter
-labels: $(OUT)/stage1_labels/train.jsonl ## Stage 1: which of two rewrites the generator draws better
-discriminator: $(OUT)/stage1_discriminator/choice.json ## Stage 1: train, export and measure what chooses between rewrites
-ablation: $(OUT)/ablation/ablation.json ## Stage 1 without some of its parts on held-out prompts, beside the paper's table
-collect: $(HERE)/stage2_collect/done.json ## Stage 2: generate, judge, rewrite; resumes where it stopped
-mine: $(HERE)/stage2_mine/sft/train.jsonl ## Stage 2: mine training records and preference pairs from the trajectories
-sft: $(HERE)/stage3_sft/hf/config.json ## Stage 3: tune and export the rewriter
-dpo: $(HERE)/stage3_dpo/hf/config.json ## Stage 3: tune it on preference pairs, and export
-evaluate: $(HERE)/$(EVALUATION)/summary.json ## Compare all methods on held-out prompts, each at its cost
-evaluate-full: ## The same on every held-out prompt, with twice the seeds
+labels: $(OUT)/stage1_labels/train.jsonl ## Stage 1: label which of two rewrites the generator renders better
+discriminator: $(OUT)/stage1_discriminator/choice.json ## Stage 1: train, export and measure the discriminator, which chooses between rewrites
+ablation: $(OUT)/ablation/ablation.json ## Measure stage 1 with only some of its parts on held-out prompts, beside the paper's table
+collect: $(HERE)/stage2_collect/done.json ## Stage 2: search by rendering, judging and rewriting; resumes where it stopped
+mine: $(HERE)/stage2_mine/sft/train.jsonl ## Stage 2: mine champions and preference pairs from the trajectories
+sft: $(HERE)/stage3_sft/hf/config.json ## Stage 3: fine-tune the rewriter on champions, and export
+dpo: $(HERE)/stage3_dpo/hf/config.json ## Stage 3: tune it further on preference pairs, and export
+evaluate: $(HERE)/$(EVALUATION)/summary.json ## Compare all methods on held-out prompts, with the cost of each
+evaluate-full: ## Compare on every held-out prompt, with twice the seeds
 	@$(MAKE) --no-print-directory EVALUATION=evaluate_full HELD_OUT=null SEEDS=4 evaluate
 
 $(OUT)/data/captions.jsonl: | $(INSTALLED)
@@ -112,7 +112,7 @@ $(HERE)/stage2_collect/done.json: $(ROUND_CONFIGS)/stage2_collect.yaml $(BEGINNE
 	$(call set_aside,$(@D),$(BEGINNER)/config.json)
 	$(COLLECT) run --config $<
 
-# With the records of all rounds before: their prompts are others, so no prompt comes into two splits.
+# With the records of all earlier rounds, whose prompts are different ones, so that no prompt is in two splits.
 $(HERE)/stage2_mine/sft/train.jsonl: $(ROUND_CONFIGS)/stage2_mine.yaml $(HERE)/stage2_collect/done.json
 	$(COLLECT) mine --config $<
 	$(if $(EARLIER),for file in $$(cd $(EARLIER)/stage2_mine && find . -name '*.jsonl'); do \
@@ -138,7 +138,7 @@ $(HERE)/$(EVALUATION)/summary.json: $(ROUND_CONFIGS)/evaluate.yaml $(HERE)/$(TUN
 		--search $(OUT)/$(EVALUATION)_search --videos $(OUT)/evaluate_videos --logger.init_args.save_dir $(@D) \
 		$(if $(EARLIER),--earlier $(EARLIER)/$(EVALUATION))
 
-# A later round's configs are round 1's with other folders, the next training prompts and the rewriter it begins with.
+# A later round's configs are round 1's with other folders, the next training prompts and the rewriter it starts from.
 ifneq ($(ROUND),1)
 EDITS := -e 's!$(OUT)/(stage[23]_|evaluate([/},]|$$))!$(HERE)/\1!' -e 's!name: (stage|evaluate)!name: round$(ROUND)_\1!'
 $(ROUND_CONFIGS)/stage2_collect.yaml: EDITS += -e 's!$(OUT)/data/prompts/train!$(HERE)/prompts!' \
@@ -161,16 +161,20 @@ endif
 # ---- what was trained, in use
 
 .PHONY: rewrite
-rewrite: $(OUT)/stage1_graph/meta.json $(OUT)/stage1_rewriter/hf/config.json ## Stage 1 on prompts of your own: make rewrite ARGS='"a red ball"', or one a line on standard input
+rewrite: $(OUT)/stage1_graph/meta.json $(OUT)/stage1_rewriter/hf/config.json ## Run stage 1 on your prompts: make rewrite ARGS='"a red ball"', or one a line on standard input
 	@$(COLLECT) rewrite --config $(CONFIGS)/rewrite.yaml $(ARGS)
 
-# ---- the committed toy weights, from nothing
+.PHONY: pictures
+pictures: $(OUT)/stage1_rewriter/hf/config.json ## Render the before-and-after pictures in docs/
+	$(PYTHON) docs/pictures.py --config docs/pictures.yaml
+
+# ---- the committed toy weights, trained from scratch
 
 GENERATOR := outputs/toy_generator
 LANGUAGE := outputs/toy_lm
 
 .PHONY: toy toy-lm toy-generator toy-gap
-toy: toy-generator toy-lm ## Train the committed toy weights again, from nothing (hours on two CPU cores)
+toy: toy-generator toy-lm ## Train the committed toy weights from scratch (hours on two CPU cores)
 
 toy-lm: $(LANGUAGE)_editing/hf/config.json ## Train the toy language model and store it in models/toy
 	$(PYTHON) -m models.toy half --pretrained $(<D) --output_dir models/toy/lm
@@ -183,7 +187,7 @@ $(LANGUAGE)/hf/config.json: configs/toy/toy_lm.yaml $(LANGUAGE)/init/config.json
 	$(TRAINER) fit --config $< $(call resume,$(LANGUAGE),$(LANGUAGE)/init/config.json)
 	$(TRAINER) export --config $< --ckpt_path $(LANGUAGE)/checkpoints/best.ckpt --output_dir $(@D)
 
-# Two more courses from the same config, each on more of what takes the model longest.
+# Two more trainings with one config, each with more of the tasks that the model learns most slowly.
 $(LANGUAGE)_practice/data/train.jsonl: | $(INSTALLED)
 	$(PYTHON) -m data_modules.toyworld.tasks --output_dir $(@D) --num_train 36000 --focus '[deform_short, edit]' --seed 1
 
@@ -214,7 +218,7 @@ $(GENERATOR)/diffusion/hf/model_index.json: configs/toy/toy_generator.yaml $(GEN
 	$(TRAINER) fit --config $< $(call resume,$(GENERATOR)/diffusion,$(GENERATOR)/autoencoder/hf/model_index.json)
 	$(TRAINER) export --config $< --ckpt_path $(GENERATOR)/diffusion/checkpoints/last.ckpt --output_dir $(@D)
 
-toy-gap: $(INSTALLED) ## How much better the toy generator draws its own captions than short user prompts
+toy-gap: $(INSTALLED) ## Measure how much better the toy generator renders its own captions than short user prompts
 	$(PYTHON) -m pytest -m bench tests/benchmarks/bench_toy_generator.py
 
 # ---- checks
@@ -222,25 +226,25 @@ toy-gap: $(INSTALLED) ## How much better the toy generator draws its own caption
 BENCHMARKS := $(filter-out %/bench_toy_generator.py,$(wildcard tests/benchmarks/bench_*.py))
 
 .PHONY: test test-all bench lint format typecheck clean
-test: $(INSTALLED) ## The test suite
+test: $(INSTALLED) ## Run the test suite
 	$(PYTHON) -m pytest
 
-test-all: $(INSTALLED) ## The test suite with the slow tests
+test-all: $(INSTALLED) ## Run the test suite with the slow tests
 	$(PYTHON) -m pytest -m "not gpu and not bench"
 
-bench: $(INSTALLED) ## The benchmarks: what the README's figures of time and memory were measured with
+bench: $(INSTALLED) ## Run the benchmarks behind the figures of time and memory in docs/
 	$(PYTHON) -m pytest -m bench $(BENCHMARKS)
 
-lint: $(INSTALLED) ## ruff: rules and format
+lint: $(INSTALLED) ## Check rules and format with ruff
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 
-format: $(INSTALLED) ## ruff: rewrite in place
+format: $(INSTALLED) ## Fix rules and format with ruff
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-typecheck: $(INSTALLED) ## mypy on the four packages
-	$(PYTHON) -m mypy models data_modules collect train
+typecheck: $(INSTALLED) ## Check types with mypy
+	$(PYTHON) -m mypy models data_modules collect train docs/pictures.py
 
 clean: ## Remove outputs/$(SIZE); the environment and the committed weights stay
 	rm -rf $(OUT)

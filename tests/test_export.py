@@ -278,7 +278,7 @@ def test_adapters_on_a_folder_load_from_anywhere(
     assert extend_as_wan(Path("../adapter"), "", BARE) == expected
     card = (tmp_path / "adapter/README.md").read_text()
     assert f"LoRA adapters on top of `{base}`, trained" in card
-    assert "names the base by its folder on the machine that wrote it, which was made of `Qwen/Qwen2.5-7B-Ins" in card
+    assert "its path on the machine that exported it, which was derived from `Qwen/Qwen2.5-7B-Instruct`" in card
     assert f'LLM("{base}", tokenizer="adapter", enable_lora=True' in card
 
 
@@ -295,7 +295,7 @@ def test_adapters_name_a_model_of_the_hub_by_its_id(
     assert PeftConfig.from_pretrained(hf).base_model_name_or_path == "me/base"
     card = (hf / "README.md").read_text()
     assert "LoRA adapters on top of `me/base`, trained" in card
-    assert "on the machine that wrote it" not in card
+    assert "on the machine that exported it" not in card
 
 
 def test_the_card_says_where_the_weights_come_from(merged: Path, trained: Path) -> None:

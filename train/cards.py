@@ -1,4 +1,4 @@
-"""The README that goes with an export."""
+"""The model card of an export."""
 
 import json
 from collections.abc import Sequence
@@ -48,53 +48,52 @@ vLLM:
 {vllm}
 ```
 
-As an endpoint that OpenAI clients can talk to: `transformers serve {served}`{serve_more}. Answers are meant to be
-greedy; {greedy}.
+As an OpenAI-compatible endpoint: `transformers serve {served}`{serve_more}. Decode greedily; {greedy}.
 {programs}
-One of its training prompts, and what it learned to answer:
+A training prompt, and the answer it was trained on:
 
 {example}
 {sections}"""
 
 ELSEWHERE = """
-`adapter_config.json` names the base by its folder on the machine that wrote it{known}. On another one, copy that folder
-too, and give its new place, `BASE`, to what loads the adapters:
-`PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), "{name}")`. What `--merge true` exports needs no
-base.
+`adapter_config.json` names the base by its path on the machine that exported it{known}. On another machine, copy that
+folder too and load the adapters on it, with `BASE` as its path there:
+`PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), "{name}")`. An export with `--merge true` needs
+no base.
 """
 
 PROGRAMS = """
 ## In a video model's own prompt extension
 
-The chat template takes a conversation that opens with a system turn as another program's: the system turn is left out,
-and what the user says is asked for in the words of training. So programs that send a system prompt of their own and the
-bare prompt get the same rewrite as with the prompt in the words of training:
+The chat template treats a conversation that opens with a system turn as another program's: it drops the system turn
+and puts the user's turn in the words of training. Programs that send their own system prompt and the bare prompt
+therefore get the same rewrite as with the words of training:
 
 - Wan2.1 (text to video; for images it loads a vision-language model, which this is not):
   `python generate.py ... --use_prompt_extend --prompt_extend_method local_qwen --prompt_extend_model {output_dir}`.
-  The rewrite comes in the language and form of the captions it was trained on, whatever `--prompt_extend_target_lang`
-  asks for, and does not depend on Wan's seed.
-- A ComfyUI node that loads a local chat model from transformers files: give it this folder as the model, any system
-  prompt, the user's prompt as the user's message, and sampling switched off. A node with a single text field, or with
-  a chat template of its own, needs the prompt in the words of training, which are:
+  The rewrite has the language and form of the captions it was trained on, whatever `--prompt_extend_target_lang` says,
+  and does not depend on Wan's seed.
+- A ComfyUI node that loads a local chat model from transformers files: set this folder as the model, any system prompt,
+  the user's prompt as the user's message, and switch sampling off. A node with a single text field, or with its own
+  chat template, needs the prompt in the words of training, which are:
 
 {words}
 {doubled}"""
 
 DOUBLED = """
-The tokenizer adds a start token to rendered text that has one already, unless it is called with
-`add_special_tokens=False`. Wan2.1 does not do so: its prompts start with two.
+The tokenizer adds a start token to rendered text that already has one, unless it is called with
+`add_special_tokens=False`. Wan2.1 does not pass that, so its prompts start with two.
 """
 
 # What `python -m collect rewrite` calls the rewrites of the model that is trained.
 REFACTORED = "refactored"
 
-# Ranks that vLLM makes room for.
+# Ranks that vLLM accepts as max_lora_rank.
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 class ModelCard:
-    """What an export says of itself. Everything is read and checked before the export begins.
+    """What an export says about itself. Everything is read and checked before the export begins.
 
     Args:
         model: what was trained.
@@ -160,9 +159,9 @@ class ModelCard:
             served=name,
             serve_more="" if self.adapter else f" or `vllm serve {name}`",
             greedy=(
-                "the adapters take their base's settings, so say `do_sample=False`"
+                "the adapters use their base's generation settings, so pass `do_sample=False`"
                 if self.adapter
-                else "`generation_config.json` says so to every program that asks nothing else"
+                else "`generation_config.json` makes that the default"
             ),
             programs=self._programs(directory, name),
             example=_quoted([*self.records[0].prompt, *_answer(self.records[0])]),
@@ -192,11 +191,11 @@ class ModelCard:
         )
 
     def _elsewhere(self, name: str) -> str:
-        """What adapters on a folder need on another machine."""
+        """What adapters whose base is a folder need on another machine."""
         if not self.adapter or not Path(self.model.pretrained).is_dir():
             return ""
         origin = _hub_id(self.model.pretrained)
-        return ELSEWHERE.format(known="" if origin is None else f", which was made of `{origin}`", name=name)
+        return ELSEWHERE.format(known="" if origin is None else f", which was derived from `{origin}`", name=name)
 
     def _messages(self) -> Messages:
         prompt: Messages = self.records[0].prompt
@@ -206,8 +205,8 @@ class ModelCard:
 
     def _asking(self) -> str:
         if self.asked_for_captions:
-            return "The system turn, empty or not, makes the chat template ask in the words of training (see below)."
-        return "Ask as it was trained to be asked; only what the user wrote changes."
+            return "The system turn, empty or not, makes the chat template use the words of training (see below)."
+        return "Use the wording it was trained on; replace only what the user wrote."
 
     def _programs(self, directory: Path, name: str) -> str:
         if not self.asked_for_captions:
@@ -245,7 +244,7 @@ class ModelCard:
             lines["peft"] = [
                 "from peft import AutoPeftModelForCausalLM",
                 f'model = AutoPeftModelForCausalLM.from_pretrained("{name}")',
-                "model = model.merge_and_unload()  # if they are to be folded into the base",
+                "model = model.merge_and_unload()  # optional: merge them into the base",
             ]
             lines["vllm"] = [
                 "from vllm import LLM, SamplingParams; from vllm.lora.request import LoRARequest",
@@ -292,7 +291,7 @@ class ModelCard:
         if not self.provenance:
             return ""
         versions = ", ".join(f"{name} {number}" for name, number in self.provenance["versions"].items())
-        commit = self.provenance["commit"] or "unknown: the code was no git checkout"
+        commit = self.provenance["commit"] or "unknown (not a git checkout)"
         return (
             f"\n## Provenance\n\nTrained with {versions}; commit of the training code: {commit}.\n\n<details><summary>"
             f"Configuration of the training run</summary>\n\n```yaml\n{self.provenance['config'].strip()}\n```\n\n"
@@ -301,7 +300,7 @@ class ModelCard:
 
 
 def _hub_id(pretrained: str) -> str | None:
-    """The Hub's model that a base is, or was itself exported from; ``None`` if that is not known."""
+    """The Hub model that a base is or was derived from; ``None`` if that is not known."""
     if not Path(pretrained).is_dir():
         return pretrained
     card = Path(pretrained) / "README.md"
@@ -333,7 +332,7 @@ def _read_gate(path: Path) -> tuple[int, int]:
 
 
 def _answer(record: Rewrite | Preference | Choice) -> Messages:
-    """What a record teaches to say."""
+    """The answer that a record trains on."""
     if isinstance(record, Choice):
         return [{"role": "assistant", "content": record.label}]
     return record.chosen if isinstance(record, Preference) else record.completion
@@ -351,6 +350,6 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _quoted(messages: Sequence[Message]) -> str:
-    """Messages as an indented block, which Markdown shows as it is."""
+    """Messages as an indented block, which Markdown shows unchanged."""
     lines = [line for message in messages for line in f"[{message['role']}] {message['content']}".splitlines()]
     return "\n".join(f"    {line}" for line in lines)
