@@ -1,4 +1,7 @@
-"""python -m collect {graph,pairs,labels,choice,run,mine,export,evaluate,ablation,rewrite}: what uses trained models."""
+"""python -m collect {graph,pairs,labels,choice,run,mine,export,evaluate,ablation,suite,rewrite}.
+
+What uses trained models.
+"""
 
 import logging
 import os
@@ -23,6 +26,7 @@ from collect.rewriters.rewrite import NOT_ASKED, gather, rewrite
 from collect.search.export import export
 from collect.search.retries import BackendError
 from collect.search.run import run
+from collect.suites.suite import suite
 
 VERBS: dict[str, Any] = {
     "graph": graph,
@@ -34,6 +38,7 @@ VERBS: dict[str, Any] = {
     "export": export,
     "evaluate": evaluate,
     "ablation": ablation,
+    "suite": suite,
     "rewrite": rewrite,
 }
 

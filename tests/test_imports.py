@@ -19,7 +19,7 @@ FLOORS = [
     ("intent", "graph", "search"),
     ("verifiers", "rewriters"),
     ("examples",),
-    ("evaluation",),
+    ("evaluation", "suites"),
     ("__main__",),
 ]
 
