@@ -32,8 +32,9 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def command_lines(page: Path) -> list[str]:
-    """Every line of the blocks that have no language."""
-    return [line for block in blocks(page, "") for line in block.replace("\\\n", " ").splitlines()]
+    """Every line of the blocks that are for a shell or have no language."""
+    shell = [*blocks(page, ""), *blocks(page, "bash")]
+    return [line for block in shell for line in block.replace("\\\n", " ").splitlines()]
 
 
 def commands(page: Path) -> list[str]:
@@ -77,7 +78,7 @@ def resolve(path: str) -> Any:
 
 @EACH_PAGE
 def test_dotted_paths_resolve(page: Path) -> None:
-    for path in set(re.findall(r"\b(?:collect|train|models|data_modules)(?:\.\w+)+", page.read_text())):
+    for path in set(re.findall(r"(?<![\w/.])(?:collect|train|models|data_modules)(?:\.\w+)+", page.read_text())):
         resolve(path)
 
 
@@ -123,10 +124,15 @@ def test_files_of_the_project_exist(page: Path) -> None:
 
 
 def documented(program: str) -> list[str]:
-    """Arguments of the commands in code blocks that name no placeholder."""
+    """Arguments of the commands in code blocks, but for those with a placeholder or a config of the user's own."""
     lines = [line.partition("  #")[0].partition(" > ")[0].strip() for page in PAGES for line in command_lines(page)]
     found = [line.partition(f"python -m {program} ")[2] for line in lines if f"python -m {program} " in line]
-    return [arguments for arguments in found if not re.search(r"\{(?!\")|\b[A-Z]{3,}\b|my_search", arguments)]
+    configs = {arguments: re.search(r"--config (\S+)", arguments) for arguments in found}
+    return [
+        arguments
+        for arguments, config in configs.items()
+        if not re.search(r"\{(?!\")|\b[A-Z]{3,}\b", arguments) and (config is None or (ROOT / config[1]).exists())
+    ]
 
 
 @pytest.mark.parametrize("arguments", documented("collect"))
