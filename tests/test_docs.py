@@ -114,6 +114,15 @@ def test_make_targets_and_variables_exist(page: Path) -> None:
             assert variable in (variables if given else targets), command
 
 
+def test_no_measured_interval_stands_on_two_pages() -> None:
+    places: dict[str, set[str]] = {}
+    for page in PAGES:
+        for figure in re.findall(r"[+-]?\d\.\d+ \[[^\]]*\d\]", " ".join(page.read_text().split())):
+            places.setdefault(figure, set()).add(page.name)
+    assert places
+    assert {figure: names for figure, names in places.items() if len(names) > 1} == {}
+
+
 @EACH_PAGE
 def test_files_of_the_project_exist(page: Path) -> None:
     for command in commands(page):

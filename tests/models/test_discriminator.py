@@ -135,7 +135,7 @@ def test_an_export_answers_as_logged_over_the_whole_split(tiny_lm: Path, root: P
     # 10 questions in batches of 4: neither AUROC nor calibration error is the mean of the batches'.
     for name, value in expected(answered(hf, records), records).items():
         assert values[f"test/{name}"] == pytest.approx(value, abs=1e-5), name
-    assert "and what it learned to answer:\n\n    [user] Choose the better rewrite" in (hf / "README.md").read_text()
+    assert "and the answer it was trained on:\n\n    [user] Choose the better rewrite" in (hf / "README.md").read_text()
     asked = TransformersLM(str(hf), batch_size=3).label_log_probs([r.prompt for r in records], CHOICE_LABELS)
     np.testing.assert_allclose(np.exp(asked[:, 0]), answered(hf, records), atol=1e-5)
 
