@@ -66,8 +66,8 @@ PROGRAMS = """
 ## In a video model's own prompt extension
 
 The chat template treats a conversation that opens with a system turn as another program's: it drops the system turn
-and puts the user's turn in the words of training. Programs that send their own system prompt and the bare prompt
-therefore get the same rewrite as with the words of training:
+and adds the training instruction to the user's turn. Programs that send their own system prompt and the bare prompt
+therefore get the rewrite that the whole training prompt gets:
 
 - Wan2.1 (text to video; for images it loads a vision-language model, which this is not):
   `python generate.py ... --use_prompt_extend --prompt_extend_method local_qwen --prompt_extend_model {output_dir}`.
@@ -75,7 +75,7 @@ therefore get the same rewrite as with the words of training:
   and does not depend on Wan's seed.
 - A ComfyUI node that loads a local chat model from transformers files: set this folder as the model, any system prompt,
   the user's prompt as the user's message, and switch sampling off. A node with a single text field, or with its own
-  chat template, needs the prompt in the words of training, which are:
+  chat template, needs the whole training prompt:
 
 {words}
 {doubled}"""
@@ -205,8 +205,8 @@ class ModelCard:
 
     def _asking(self) -> str:
         if self.asked_for_captions:
-            return "The system turn, empty or not, makes the chat template use the words of training (see below)."
-        return "Use the wording it was trained on; replace only what the user wrote."
+            return "The system turn, empty or not, makes the chat template add the training instruction (see below)."
+        return "Use the training prompt as it is; replace only what the user wrote."
 
     def _programs(self, directory: Path, name: str) -> str:
         if not self.asked_for_captions:
