@@ -18,6 +18,11 @@ SHAPELESS = {
     "num_parallel",
     "num_concurrent",
     "max_retries",
+    "offload",
+    "vae_slicing",
+    "fill_batches",
+    "start_limit",
+    "time_limit",
 }
 
 
@@ -49,13 +54,19 @@ def sampled_digest(folder: Path) -> str:
     """Hash a model by content: small files whole, large ones by 64 samples of 64 KiB, so that 28 GB take a second."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.suffix in CONTENT):
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder)} {size} ".encode())
-        with path.open("rb") as file:
-            if size <= SAMPLE_BYTES * NUM_SAMPLES:
-                digest.update(file.read())
-                continue
-            for index in range(NUM_SAMPLES):
-                file.seek(index * (size - SAMPLE_BYTES) // (NUM_SAMPLES - 1))
-                digest.update(file.read(SAMPLE_BYTES))
+        digest.update(f"{path.relative_to(folder)} ".encode())
+        add_sample(digest, path)
     return digest.hexdigest()
+
+
+def add_sample(digest: "hashlib._Hash", path: Path) -> None:
+    """Add the size and the content of a file, or of a large one samples, to a digest."""
+    size = path.stat().st_size
+    digest.update(f"{size} ".encode())
+    with path.open("rb") as file:
+        if size <= SAMPLE_BYTES * NUM_SAMPLES:
+            digest.update(file.read())
+            return
+        for index in range(NUM_SAMPLES):
+            file.seek(index * (size - SAMPLE_BYTES) // (NUM_SAMPLES - 1))
+            digest.update(file.read(SAMPLE_BYTES))

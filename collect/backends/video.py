@@ -2,8 +2,10 @@
 
 import os
 import subprocess
+import wave
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,7 +20,20 @@ Measured = TypeVar("Measured")
 CRF = 8  # of 51, lower is better: the loss stays below that of the change to YUV, 1.3 levels of 255 on average
 
 
-def write_video(path: Path, video: Video, fps: int = 8, enlarge: int = 1) -> None:
+@dataclass(frozen=True)
+class Sound:
+    """What a video sounds like.
+
+    Args:
+        samples: ``(samples, channels)`` in [-1, 1].
+        rate: samples a second.
+    """
+
+    samples: NDArray[np.float32]
+    rate: int
+
+
+def write_video(path: Path, video: Video, fps: int = 8, enlarge: int = 1, sound: Sound | None = None) -> None:
     """Write a video so that ``path`` either holds all of it or does not exist.
 
     Args:
@@ -27,6 +42,7 @@ def write_video(path: Path, video: Video, fps: int = 8, enlarge: int = 1) -> Non
         fps: frames per second.
         enlarge: draw each pixel as a square of this side, so that halved colour resolution (yuv420p) is harmless
             to tiny videos and people can see something.
+        sound: what is heard, as long as it and the frames last.
 
     Raises:
         ValueError: if the array is no colour video of 8 bits, or an enlarged side is odd, which yuv420p excludes.
@@ -41,6 +57,10 @@ def write_video(path: Path, video: Video, fps: int = 8, enlarge: int = 1) -> Non
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial.mp4")
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
+    heard = path.with_name(f".{path.stem}.partial.wav")
+    if sound is not None:
+        write_sound(heard, sound)
+        source += ["-i", str(heard), "-c:a", "aac", "-b:a", "192k", "-shortest"]
     encoding = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", str(CRF), "-preset", "veryfast"]
     same_bytes = ["-threads", "1", "-fflags", "+bitexact"]  # the same frames always give the same file
     # imageio's own writer polls for the encoder's end, which doubles the time of a short video.
@@ -50,11 +70,22 @@ def write_video(path: Path, video: Video, fps: int = 8, enlarge: int = 1) -> Non
         capture_output=True,
         check=False,
     )
+    heard.unlink(missing_ok=True)
     if encoder.returncode:
         raise OSError(f"cannot write {path}: {encoder.stderr.decode(errors='replace').strip()}")
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def write_sound(path: Path, sound: Sound) -> None:
+    """Write sound as a WAV file of 16 bits."""
+    levels = (sound.samples.clip(-1, 1) * 32767).astype("<i2")
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(levels.shape[1])
+        file.setsampwidth(2)
+        file.setframerate(sound.rate)
+        file.writeframes(levels.tobytes())
 
 
 def read_video(path: Path) -> Video:

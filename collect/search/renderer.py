@@ -1,20 +1,28 @@
 """Where texts become judged videos: each is rendered and judged once, in batches, and kept."""
 
 import logging
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from math import fsum
+from pathlib import Path
 
 from tqdm import tqdm
 
 from collect.protocols import Generator, RenderRequest, Verdict, Verifier
-from collect.search.retries import Retries
+from collect.search.retries import BackendError, Retries
 from collect.search.sspo import Assessment, mean
 from collect.search.store import Render, Sample, Store
 from data_modules.records import Prompt, content_id
 
 logger = logging.getLogger(__name__)
+
+UNFINISHED = ".rendering-"  # how the folders of calls begin, whose videos are not yet in place
+MAX_SILENT = 8  # videos in a row that a verifier has no verdict on
+MIN_PROMPTS = 3  # that these belong to, so that one bad prompt is not taken for a bad verifier
 
 
 def seeds_of(prompt: Prompt, num_seeds: int, purpose: str) -> list[int]:
@@ -28,8 +36,13 @@ class Renderer:
     Batches are cut from the list of samples in order, whether or not some were made before: a resumed run sees the same
     batches as an unbroken one.
 
-    What a backend fails at twice gets a failed verdict instead (see :class:`collect.search.retries.Retries`). It is
-    kept once the whole list is done, so that a run that was stopped by failures tries them again when it is restarted.
+    A call of the generator writes into a folder of its own, and its videos are put in place together when it has
+    returned in time. A run killed in the middle of a batch renders the whole batch again, and a call that was given up
+    cannot leave anything under a right name later.
+
+    What a backend fails at twice gets a failed verdict instead (see :class:`collect.search.retries.Retries`); a run
+    that is started again asks for it again. A verifier that has no verdict on eight videos in a row, of at least three
+    prompts, stops the run: it would have none on the others either.
 
     Args:
         store: where videos and verdicts are kept.
@@ -57,7 +70,11 @@ class Renderer:
         self.num_seeds = num_seeds
         self.purpose = purpose
         self.num_workers = num_workers
-        self._make: Retries[Render, bool] = Retries(
+        self._failed: set[tuple[Render, str]] = set()  # verdicts that were asked for in vain in this run
+        self._silent: dict[str, list[tuple[str, str]]] = {name: [] for name in verifiers}
+        for unfinished in store.videos.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(unfinished)
+        self._make: Retries[Render, Path] = Retries(
             f"generator {type(generator).__name__}", self._generate, _prompt_id, self._note, time_limit
         )
         self._judge: dict[str, Retries[Render, Verdict]] = {
@@ -82,7 +99,8 @@ class Renderer:
         """Render what is not rendered and judge what is not judged; verdicts by verifier for each sample.
 
         Raises:
-            BackendError: if the generator or a verifier fails three times in a row.
+            BackendError: if the generator or a verifier fails three times in a row or takes too long, or a verifier
+                has no verdict on eight videos in a row.
         """
         renders = [Render(sample, self.video(sample)) for sample in dict.fromkeys(samples)]
         size = self.generator.batch_size
@@ -115,7 +133,7 @@ class Renderer:
                 raise
 
     def _batch(self, renders: Sequence[Render]) -> dict[Sample, dict[str, Verdict]]:
-        known = {(render, name): self.store.verdict(render, name) for render in renders for name in self.verifiers}
+        known = {(render, name): self._known(render, name) for render in renders for name in self.verifiers}
         lost = {s for s in renders if self.verifiers and all((v := known[s, n]) and v.error for n in self.verifiers)}
         errors = self._render([render for render in renders if render not in lost])
         there = [render for render in renders if render not in lost and render.request not in errors]
@@ -129,10 +147,31 @@ class Renderer:
             known |= {(render, name): verdict for render, verdict in verdicts.items()}
             known |= {(render, name): Verdict.failed(reason) for render, reason in failures.items()}
             self.store.add_verdicts(list(verdicts), name, list(verdicts.values()))
+            self._listen(name, {render: known[render, name] for render in there})
+        self._failed |= {key for key, verdict in known.items() if verdict and verdict.error}
         return {
             render.sample: {name: verdict for name in self.verifiers if (verdict := known[render, name])}
             for render in renders
         }
+
+    def _known(self, render: Render, name: str) -> Verdict | None:
+        """Look up a verdict; one that failed in an earlier run is asked for again."""
+        verdict = self.store.verdict(render, name)
+        return None if verdict and verdict.error and (render, name) not in self._failed else verdict
+
+    def _listen(self, name: str, verdicts: Mapping[Render, Verdict | None]) -> None:
+        """Stop the run once a verifier has had no verdict on anything for a while."""
+        silent = self._silent[name]
+        for render, verdict in verdicts.items():
+            if verdict is None or verdict.error is None:
+                silent.clear()
+            else:
+                silent.append((_prompt_id(render), verdict.error))
+        if len(silent) >= MAX_SILENT and len({prompt for prompt, _ in silent}) >= MIN_PROMPTS:
+            raise BackendError(
+                f"verifier {name} had no verdict on {len(silent)} videos in a row, the last time for {silent[-1][1]}. "
+                "What was made is kept: mend it and start the same command again."
+            )
 
     def _render(self, renders: Sequence[Render]) -> dict[RenderRequest, str]:
         """Make the videos that are not there; say why some are still not."""
@@ -143,24 +182,33 @@ class Renderer:
             return {}
         for render in missing:
             render.request.path.unlink(missing_ok=True)  # damaged: it must not pass for what is made now
-        _, errors = self._make(missing)
-        made = [render.request for render in missing if render.request.path.is_file()]
-        self.store.add_renders(made, self.generator.fingerprint)
-        return {render.request: reason for render, reason in errors.items() if render.request not in made}
+        finished, errors = self._make(missing)
+        for render, path in finished.items():
+            path.replace(render.request.path)
+        for folder in {path.parent for path in finished.values()}:
+            shutil.rmtree(folder)
+        self.store.add_renders([render.request for render in finished], self.generator.fingerprint)
+        return {render.request: reason for render, reason in errors.items()}
 
     def _is_there(self, render: Render) -> bool:
         return self.store.has_render(render.request, self.generator.fingerprint)
 
-    def _generate(self, renders: Sequence[Render]) -> list[bool]:
+    def _generate(self, renders: Sequence[Render]) -> list[Path]:
+        """Write videos into a folder of this call's own."""
         if self._make.size is not None:
-            self.generator.batch_size = self._make.size
-        # A call that failed half-way is made again for the other half only.
-        requests = [render.request for render in renders if not render.request.path.is_file()]
-        self.generator.generate(requests)
-        for request in requests:
-            if not request.path.is_file():
-                raise ValueError(f"it wrote no {request.path} for {request.prompt!r}")
-        return [True] * len(renders)
+            self.generator.batch_size = min(self._make.size, self.generator.batch_size)
+        self.store.videos.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=self.store.videos))
+        requests = [replace(render.request, path=folder / render.request.path.name) for render in renders]
+        try:
+            self.generator.generate(requests)
+            for request in requests:
+                if not request.path.is_file():
+                    raise ValueError(f"it wrote no {request.path} for {request.prompt!r}")
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return [request.path for request in requests]
 
     def _ask(self, name: str, renders: Sequence[Render]) -> list[Verdict]:
         verdicts = self.verifiers[name].judge([s.sample.prompt for s in renders], [s.request.path for s in renders])

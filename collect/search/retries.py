@@ -1,9 +1,13 @@
 """What happens when a backend fails: the batch is halved, tried again item by item, given up, or the run stops."""
 
+import gc
+import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, TypeVar
+
+from collect.backends.memory import is_out_of_memory
 
 MAX_FAILURES = 3  # items in a row
 
@@ -13,7 +17,11 @@ Result = TypeVar("Result")
 
 
 class BackendError(RuntimeError):
-    """A backend that failed too often to go on."""
+    """A backend that failed too often, or in such a way, that the run can't go on."""
+
+
+class AbandonedError(TimeoutError):
+    """A call that ran out of time and that Python can't end: it goes on in a thread, inside the backend."""
 
 
 class Retries(Generic[Item, Answer]):
@@ -22,6 +30,9 @@ class Retries(Generic[Item, Answer]):
     Where memory runs out the batch is halved, for the rest of the run. Any other failed call is noted, and its items
     are tried once more, one at a time, each prompt's first item before any prompt's second. An item that fails again
     is given up; three of them in a row, in the order tried, mean that it is the backend that fails, and stop the run.
+    What fails alone with an error that no second try can mend (see :func:`is_lasting`) is given up at once.
+
+    A call that runs out of time stops the run: it goes on inside the backend, which two calls at once would corrupt.
 
     Args:
         name: of the backend, in notes and messages.
@@ -51,7 +62,7 @@ class Retries(Generic[Item, Answer]):
         """Answer what can be answered, and say why the rest cannot.
 
         Raises:
-            BackendError: after three items in a row that failed twice.
+            BackendError: after three items in a row that were given up, or a call that ran out of time.
         """
         answers: dict[Item, Answer] = {}
         errors: dict[Item, str] = {}
@@ -62,7 +73,9 @@ class Retries(Generic[Item, Answer]):
             if error is not None and len(batch) > 1 and is_out_of_memory(error):
                 self.size = len(batch) // 2
                 continue
-            if error is not None:
+            if error is not None and len(batch) == 1 and is_lasting(error):
+                self._give_up(batch[0], error, errors)
+            elif error is not None:
                 for item in self._by_turns(batch):
                     self._once_more(item, answers, errors)
             begin += len(batch)
@@ -73,17 +86,26 @@ class Retries(Generic[Item, Answer]):
             given = within(self.time_limit, lambda: self.call(batch))
             if len(given) != len(batch):
                 raise ValueError(f"{len(given)} answers to {len(batch)} questions")
+        except AbandonedError as error:
+            self.note(self.name, batch, explain(error))
+            raise BackendError(
+                f"{self.name} gave {error}. The call cannot be ended in this process, and another beside it would "
+                "spoil both. What was made is kept: raise time_limit and start the same command again, or let workers "
+                "do the work, which are ended and replaced."
+            ) from error
         except Exception as error:  # whatever a backend may raise
             self.note(self.name, batch, explain(error))
-            return error
+            return let_go(error)
         answers.update(zip(batch, given, strict=True))
         self.in_a_row = 0
         return None
 
     def _once_more(self, item: Item, answers: dict[Item, Answer], errors: dict[Item, str]) -> None:
         error = self._try([item], answers)
-        if error is None:
-            return
+        if error is not None:
+            self._give_up(item, error, errors)
+
+    def _give_up(self, item: Item, error: Exception, errors: dict[Item, str]) -> None:
         errors[item] = explain(error)
         self.in_a_row += 1
         if self.in_a_row >= MAX_FAILURES:
@@ -101,22 +123,31 @@ class Retries(Generic[Item, Answer]):
         return sorted(batch, key=turns.__getitem__)
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a smaller batch may help.
+def is_lasting(error: Exception) -> bool:
+    """Whether the same call would fail in the same way again: it is wrong, and not the moment."""
+    # An answer that is no JSON may come from a server that is starting up.
+    return isinstance(error, (TypeError, ValueError, NotImplementedError)) and not isinstance(
+        error, json.JSONDecodeError
+    )
 
-    torch raises ``OutOfMemoryError``, a ``RuntimeError``, for some devices and plain ones for others; all say it.
-    """
-    text = str(error).lower()
-    told = "out of memory" in text or "can't allocate memory" in text
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and told)
+
+def let_go(error: Exception) -> Exception:
+    """Drop what a failed call still holds: its traceback keeps every tensor of the frames it went through alive."""
+    seen: BaseException | None = error
+    while seen is not None:
+        before = seen.__cause__ or seen.__context__
+        seen.__traceback__ = seen.__context__ = seen.__cause__ = None
+        seen = before
+    gc.collect()
+    return error
 
 
 def within(seconds: float | None, call: Callable[[], Result]) -> Result:
     """Give a call so much time.
 
     Raises:
-        TimeoutError: once the time is over. Python cannot end the call: its thread is left behind, and ends with the
-            process.
+        AbandonedError: once the time is over. Python cannot end the call: its thread is left behind, and ends with
+            the process.
     """
     if seconds is None:
         return call()
@@ -133,9 +164,9 @@ def within(seconds: float | None, call: Callable[[], Result]) -> Result:
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        raise TimeoutError(f"no answer within {seconds:g} seconds")
+        raise AbandonedError(f"no answer within {seconds:g} seconds")
     if errors:
-        raise errors[0]
+        raise errors.pop()  # no frame may keep it
     return results[0]
 
 

@@ -164,7 +164,7 @@ class Stack:
 
     def generate(self, requests: Sequence[RenderRequest], batch_size: int) -> None:
         """Write videos."""
-        self.made.generator.batch_size = batch_size
+        self.made.generator.batch_size = min(batch_size, self.made.generator.batch_size)
         self.made.generator.generate(requests)
 
     def judge(self, index: int, prompts: Sequence[Prompt], videos: Sequence[Path]) -> list[Verdict]:

@@ -1,13 +1,22 @@
 """Real pipelines at toy size, and the files they leave."""
 
+import shutil
+import subprocess
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
+import torch
+from diffusers import UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from peft import LoraConfig, get_peft_model_state_dict
 
 from collect.backends.diffusers_generator import DiffusersGenerator
-from collect.backends.video import read_video, video_fps, write_video
+from collect.backends.pipeline_loading import Adapter
+from collect.backends.pipeline_memory import Memory
+from collect.backends.video import Sound, read_video, video_fps, write_video
 from collect.protocols import RenderRequest
 
 PROMPTS = ["a red ball", "the blue box is falling on a hill at night", "green"]
@@ -33,7 +42,7 @@ def requests(folder: Path) -> list[RenderRequest]:
 def test_a_video_depends_on_prompt_and_seed_but_not_on_what_else_is_rendered(
     generator: Callable[..., DiffusersGenerator], tmp_path: Path
 ) -> None:
-    model = generator()
+    model = generator(fill_batches=True)
     model.generate(requests(tmp_path))
     together = [request.path.read_bytes() for request in requests(tmp_path)]
     assert len(set(together)) == len(together)  # the first and the last differ by seed alone
@@ -62,6 +71,143 @@ def test_the_fingerprint_names_weights_and_settings_but_not_the_batch(
     assert generator().fingerprint != generator(enlarge=2).fingerprint
 
 
+def test_no_row_is_rendered_that_was_not_asked_for(
+    generator: Callable[..., DiffusersGenerator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = generator()
+    rows = []
+    call = type(model.pipeline).__call__
+    monkeypatch.setattr(
+        type(model.pipeline), "__call__", lambda *a, **k: rows.append(len(k["prompt"])) or call(*a, **k)
+    )
+    model.generate(requests(tmp_path))  # four, three at once
+    assert rows == [3, model.least]
+
+
+def test_memory_that_runs_out_halves_the_batch_down_to_one(wan: Path, tmp_path: Path) -> None:
+    class Card:
+        """Holds two videos, the dead call's among them."""
+
+        def __init__(self, transformer: torch.nn.Module) -> None:
+            self.calls: list[int] = []
+            self.held: list[weakref.ref] = []
+            transformer.register_forward_pre_hook(self.allocate, with_kwargs=True)
+
+        def allocate(self, _: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+            latents = kwargs["hidden_states"]
+            self.calls.append(len(latents))
+            assert not any(ref() is not None for ref in self.held), "the dead call's tensors are still there"
+            if len(latents) > 2:
+                self.held.append(weakref.ref(latents))
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    cards = []
+    settings = {"num_frames": 5, "height": 16, "width": 16, "batch_size": 7}
+    model = DiffusersGenerator(str(wan), 1, 1.0, **settings, prepare=lambda p: cards.append(Card(p.transformer)))
+    assert cards[0].calls[:3] == [6, 3, 1]
+    assert model.batch_size == 1
+    model.generate(requests(tmp_path)[:2])
+    assert len(list(tmp_path.glob("*.mp4"))) == 2
+
+
+def test_a_card_that_holds_no_video_at_all_is_told_of_before_anything_is_rendered(wan: Path) -> None:
+    def full(*_) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    def fill(pipeline) -> None:
+        pipeline.vae.decode = full
+
+    with pytest.raises(ValueError, match=r"one of 5 frames of 16 x 16 needs more memory than cpu has.*memory\.offload"):
+        DiffusersGenerator(str(wan), 50, 1.0, num_frames=5, height=16, width=16, batch_size=4, prepare=fill)
+
+
+def test_numbers_that_are_not_finite_are_no_black_video(wan: Path) -> None:
+    def overflow(pipeline) -> None:
+        pipeline.vae.decoder.conv_out.weight.data.fill_(float("nan"))
+
+    with pytest.raises(ValueError, match="made numbers that are not finite"):
+        DiffusersGenerator(str(wan), 50, 1.0, num_frames=5, height=16, width=16, prepare=overflow)
+
+
+def test_the_vae_of_wan_keeps_float32_unless_told_otherwise(wan: Path) -> None:
+    settings = {"num_frames": 5, "height": 16, "width": 16}
+    pipeline = DiffusersGenerator(str(wan), 1, 1.0, **settings, dtype="bfloat16").pipeline
+    assert (pipeline.vae.dtype, pipeline.transformer.dtype) == (torch.float32, torch.bfloat16)
+    told = {"vae": "bfloat16", "default": "float32"}
+    pipeline = DiffusersGenerator(str(wan), 1, 1.0, **settings, dtype=told).pipeline
+    assert (pipeline.vae.dtype, pipeline.transformer.dtype) == (torch.bfloat16, torch.float32)
+
+
+def test_scheduler_and_adapters_change_what_is_drawn(wan: Path, tmp_path: Path) -> None:
+    settings = {"num_inference_steps": 2, "guidance_scale": 1.0, "num_frames": 5, "height": 16, "width": 16}
+    plain = DiffusersGenerator(str(wan), **settings)
+    shifted = DiffusersGenerator(str(wan), **settings, scheduler={"shift": 8.0})
+    assert plain.pipeline.scheduler.config.shift == 3.0
+    assert shifted.pipeline.scheduler.config.shift == 8.0
+    swapped = {"class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+    unipc = DiffusersGenerator(str(wan), **settings, scheduler=swapped)
+    assert isinstance(unipc.pipeline.scheduler, UniPCMultistepScheduler)
+    lora = tmp_path / "lora"
+    plain.pipeline.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    weights = get_peft_model_state_dict(plain.pipeline.transformer)
+    WanPipeline.save_lora_weights(lora, transformer_lora_layers=weights)
+    adapted = DiffusersGenerator(str(wan), **settings, loras=[Adapter(str(lora), scale=0.5)])
+    plain = DiffusersGenerator(str(wan), **settings)
+    made = []
+    for index, model in enumerate((plain, shifted, unipc, adapted)):
+        request = RenderRequest("a red ball", 0, tmp_path / f"{index}.mp4")
+        model.generate([request])
+        made.append((model.fingerprint, request.path.read_bytes()))
+    for index in range(2):
+        assert len({row[index] for row in made}) == 4
+    with pytest.raises(ValueError, match="FlowMatchEulerDiscreteScheduler takes no flow_shift; it takes"):
+        DiffusersGenerator(str(wan), **settings, scheduler={"flow_shift": 8.0})
+
+
+def test_where_and_in_which_pieces_is_not_what(wan: Path) -> None:
+    settings = {"num_inference_steps": 1, "guidance_scale": 1.0, "num_frames": 5, "height": 16, "width": 16}
+    plain = DiffusersGenerator(str(wan), **settings).fingerprint
+    assert DiffusersGenerator(str(wan), **settings, memory=Memory(vae_slicing=True)).fingerprint == plain
+    assert DiffusersGenerator(str(wan), **settings, memory=Memory(vae_tiling=True)).fingerprint != plain
+    layerwise = DiffusersGenerator(str(wan), **settings, memory=Memory(layerwise="float8_e4m3fn"))
+    assert layerwise.fingerprint != plain
+    assert torch.float8_e4m3fn in {weight.dtype for weight in layerwise.pipeline.transformer.parameters()}
+    with pytest.raises(ValueError, match="offload is model but device is cpu"):
+        DiffusersGenerator(str(wan), **settings, memory=Memory(offload="model"))
+
+
+def test_the_fingerprint_sees_every_file_of_the_model_and_none_beside_it(wan: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(wan, tmp_path / "wan")
+    settings = {"num_inference_steps": 1, "guidance_scale": 1.0, "num_frames": 5, "height": 16, "width": 16}
+    before = DiffusersGenerator(str(folder), **settings).fingerprint
+    (folder / "notes.json").write_text("{}")
+    assert DiffusersGenerator(str(folder), **settings).fingerprint == before
+    (folder / "tokenizer" / "chat_template.jinja").write_text("{{ messages }}")
+    assert DiffusersGenerator(str(folder), **settings).fingerprint != before
+
+
+def test_a_pipeline_that_needs_a_picture_is_refused_when_it_is_made(wan: Path) -> None:
+    with pytest.raises(ValueError, match="WanImageToVideoPipeline makes no videos from a text alone: it needs image"):
+        DiffusersGenerator(str(wan), 1, 1.0, 5, 16, 16, pipeline_class="WanImageToVideoPipeline")
+
+
+def test_frames_a_second_come_from_the_model(wan: Path, latte: Path) -> None:
+    settings = {"num_inference_steps": 1, "guidance_scale": 1.0, "height": 16, "width": 16}
+    assert DiffusersGenerator(str(wan), **settings, num_frames=5).fps == 16
+    assert DiffusersGenerator(str(latte), **settings, num_frames=4).fps == 8
+    assert DiffusersGenerator(str(latte), **settings, num_frames=4, fps=6).fps == 6
+
+
+def test_sound_is_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "video.mp4"
+    tone = np.sin(np.arange(24_000, dtype=np.float32) * 0.1)[:, None].repeat(2, axis=1)
+    write_video(path, np.zeros((8, 16, 16, 3), np.uint8), fps=8, sound=Sound(tone, 24_000))
+    assert read_video(path).shape == (8, 16, 16, 3)
+    told = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", path], capture_output=True, text=True).stderr
+    assert "Audio: aac" in told
+    assert [file.name for file in tmp_path.iterdir()] == ["video.mp4"]
+
+
 def test_latte_never_renders_a_prompt_alone(latte: Path) -> None:
     settings = {"num_inference_steps": 1, "guidance_scale": 1.0, "num_frames": 4, "height": 16, "width": 16}
     assert DiffusersGenerator(str(latte), **settings, batch_size=1).batch_size == 2
@@ -74,11 +220,15 @@ def test_settings_the_pipeline_does_not_take_are_refused(generator: Callable[...
         generator(batch_size=0)
 
 
-def test_a_number_of_frames_the_pipeline_rounds_is_refused(wan: Path, tmp_path: Path) -> None:
-    model = DiffusersGenerator(str(wan), 1, 1.0, num_frames=6, height=16, width=16, batch_size=1)
+def test_a_number_of_frames_the_pipeline_rounds_is_refused_in_one_step(
+    wan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+    forward = WanTransformer3DModel.forward
+    monkeypatch.setattr(WanTransformer3DModel, "forward", lambda *a, **k: steps.append(1) or forward(*a, **k))
     with pytest.raises(ValueError, match=r"made videos of shape \(5, 16, 16, 3\) where \(6, 16, 16, 3\)"):
-        model.generate(requests(tmp_path)[:1])
-    assert not list(tmp_path.iterdir())
+        DiffusersGenerator(str(wan), 50, 1.0, num_frames=6, height=16, width=16)
+    assert len(steps) == 1
 
 
 @pytest.mark.parametrize("pretrained", ["./nowhere", "nowhere", "a/b/c"])

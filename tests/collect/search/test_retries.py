@@ -1,16 +1,18 @@
 """Backends that fail: what is tried again, what is given up, what stops a run, and what is kept."""
 
 import sqlite3
-import time
+import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from collect.backends.memory import is_out_of_memory
 from collect.protocols import Verdict
 from collect.search.renderer import Renderer
-from collect.search.retries import BackendError, is_out_of_memory
+from collect.search.retries import BackendError
 from collect.search.schema import DATABASE
 from collect.search.sspo import optimise
 from collect.search.store import Sample, Store
@@ -96,7 +98,29 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     assert not is_out_of_memory(ValueError("out of memory"))
 
 
-def test_a_moment_of_trouble_is_noted_and_costs_nothing(store: Store) -> None:
+def test_the_next_try_has_the_room_that_the_failed_one_took(store: Store) -> None:
+    class Tensors(list):
+        """What a call holds; a plain list has no weak references."""
+
+    class Leaky(FakeGenerator):
+        def __init__(self) -> None:
+            super().__init__(4)
+            self.held: list[weakref.ref] = []
+
+        def generate(self, requests) -> None:
+            assert not any(ref() for ref in self.held)
+            tensors = Tensors()
+            self.held.append(weakref.ref(tensors))
+            if len(requests) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            super().generate(requests)
+
+    generator = Leaky()
+    assert all(row["fake"].error is None for row in judge(store, generator, FakeVerifier()))
+    assert len(generator.held) == 4  # 4, then 2, 2 and 1
+
+
+def test_a_moment_of_trouble_is_noted_and_costs_little(store: Store) -> None:
     class Flaky(FakeGenerator):
         def generate(self, requests) -> None:
             if not self.made:
@@ -106,7 +130,7 @@ def test_a_moment_of_trouble_is_noted_and_costs_nothing(store: Store) -> None:
 
     generator = Flaky()
     assert all(row["fake"].error is None for row in judge(store, generator, FakeVerifier()))
-    assert len(generator.made) == len(PROMPTS)  # what a failed call had made is not made again
+    assert len(generator.made) == len(PROMPTS) + 1  # what a failed call had made is not trusted
     ((backend, render_ids, error),) = rows(store, "SELECT backend, render_ids, error FROM failures")
     assert (backend, error) == ("generator Flaky", "ConnectionError: reset by peer")
     assert render_ids.count(",") == 2  # three videos were asked for
@@ -128,7 +152,7 @@ def test_one_bad_prompt_takes_none_of_its_neighbours_with_it(store: Store) -> No
     ]
 
 
-def test_a_verdict_declared_failed_fails_its_video_alone_and_is_not_asked_for_again(store: Store) -> None:
+def test_a_verdict_declared_failed_fails_its_video_alone_and_the_next_run_asks_for_it_again(store: Store) -> None:
     asked = []
 
     class Unparseable(FakeVerifier):
@@ -142,9 +166,59 @@ def test_a_verdict_declared_failed_fails_its_video_alone_and_is_not_asked_for_ag
 
     first = judge(store, FakeGenerator(), Unparseable())
     assert [row["fake"].error for row in first] == [None, None, None, "no score in 'maybe'", None]
-    assert judge(store, FakeGenerator(), Unparseable()) == first
-    assert len(asked) == len(PROMPTS)
+    verifier = Unparseable()
+    renderer = Renderer(store, FakeGenerator(), {"fake": verifier}, 1, "test")
+    asked.clear()
+    assert renderer.judge(samples()) == renderer.judge(samples()) == first
+    assert len(asked) == 1  # by this run once, and nothing else is
+    assert judge(store, FakeGenerator(), FakeVerifier())[3]["fake"].error is None
     assert store.num_failures() == 0
+
+
+def test_a_verifier_that_says_nothing_about_anything_stops_the_run_early(tmp_path: Path) -> None:
+    """An endpoint that calls every request wrong: no video after the first few is rendered for it."""
+
+    class Refusing(FakeVerifier):
+        def judge(self, prompts, videos):
+            return [Verdict.failed("400 Bad Request: temperature is not supported") for _ in videos]
+
+    texts = [f"box number {number}" for number in range(40)]
+    asked = [Sample(Prompt(content_id(text), text), text, 1) for text in texts]
+    generator = FakeGenerator(batch_size=1)
+    with (
+        Store(tmp_path / "out", {}) as store,
+        pytest.raises(
+            BackendError, match=r"verifier fake had no verdict on 8 videos in a row, the last time for 400 Bad Request"
+        ),
+    ):
+        Renderer(store, generator, {"fake": Refusing()}, 1, "test").judge(asked)
+    assert len(generator.made) == 8
+    mended = FakeGenerator(batch_size=1)
+    with Store(tmp_path / "out", {}) as store:
+        verdicts = Renderer(store, mended, {"fake": FakeVerifier()}, 1, "test").judge(asked)
+    assert all(row["fake"].error is None for row in verdicts)
+    assert len(mended.made) == 32
+
+
+def test_a_prompt_that_nothing_can_be_said_of_stops_no_run(store: Store) -> None:
+    class Picky(FakeVerifier):
+        def judge(self, prompts, videos):
+            return [
+                Verdict.failed("unclear") if prompt.prompt == "a b" else verdict
+                for prompt, verdict in zip(prompts, super().judge(prompts, videos), strict=True)
+            ]
+
+    verdicts = judge(store, FakeGenerator(batch_size=20), Picky(), num_seeds=20)
+    assert sum(row["fake"].error is not None for row in verdicts) == 20
+
+
+@pytest.mark.parametrize("error", [TypeError("unexpected keyword"), ValueError("13 frames"), NotImplementedError()])
+@pytest.mark.parametrize(("batch_size", "calls"), [(1, 3), (4, 4)])
+def test_what_can_never_work_is_not_tried_again(store: Store, error: Exception, batch_size: int, calls: int) -> None:
+    generator = Small(batch_size, 0, error)
+    with pytest.raises(BackendError, match="generator Small failed 3 times in a row"):
+        judge(store, generator, FakeVerifier())
+    assert len(generator.calls) == calls
 
 
 @pytest.mark.parametrize("score", [float("nan"), -0.1, 1.5, float("inf")])
@@ -157,20 +231,31 @@ def test_scores_that_are_none_are_refused(store: Store, score: float) -> None:
         judge(store, FakeGenerator(), Off())
 
 
-def test_a_backend_that_hangs_is_not_waited_for(store: Store) -> None:
-    calls = []
+def test_a_call_that_runs_out_of_time_is_the_last_one_and_leaves_nothing_under_a_right_name(store: Store) -> None:
+    """Two calls at once share one scheduler, and both videos are wrong."""
+    calls, over, late = [], threading.Event(), threading.Event()
 
     class Hanging(FakeGenerator):
         def generate(self, requests) -> None:
             calls.append(len(requests))
             if len(calls) == 2:
-                time.sleep(30)
+                assert over.wait(30)
+                super().generate(requests)
+                late.set()
+                return
             super().generate(requests)
 
-    verdicts = judge(store, Hanging(batch_size=2), FakeVerifier(), time_limit=0.3)
-    assert all(row["fake"].error is None for row in verdicts)
-    assert calls == [2, 2, 1, 1, 1]  # the second batch one by one
-    assert rows(store, "SELECT error FROM failures") == [("TimeoutError: no answer within 0.3 seconds",)]
+    with pytest.raises(BackendError, match=r"generator Hanging gave no answer within 0\.3 seconds.*raise time_limit"):
+        judge(store, Hanging(batch_size=2), FakeVerifier(), time_limit=0.3)
+    over.set()
+    assert late.wait(30)  # the call that nobody waits for has written its videos
+    assert calls == [2, 2]
+    assert rows(store, "SELECT error FROM failures") == [("AbandonedError: no answer within 0.3 seconds",)]
+    assert len(list(store.videos.glob("*.mp4"))) == 2
+    healthy = FakeGenerator(batch_size=2)
+    assert all(row["fake"].error is None for row in judge(store, healthy, FakeVerifier()))
+    assert len(healthy.made) == 3
+    assert {path.suffix for path in store.videos.iterdir()} == {".mp4"}  # and what it wrote is gone
 
 
 def search(folder: Path, generator: FakeGenerator, verifier: FakeVerifier | None = None) -> None:
@@ -196,7 +281,7 @@ def test_three_failures_in_a_row_stop_the_run_and_what_was_made_is_gone_on_with(
         search(tmp_path / "broken", dying)
     search(tmp_path / "broken", healthy)
     search(tmp_path / "unbroken", FakeGenerator())
-    assert not {r.path for r in dying.made} & {r.path for r in healthy.made}
+    assert not {r.path.name for r in dying.made} & {r.path.name for r in healthy.made}
     assert read_trajectories(tmp_path / "broken") == read_trajectories(tmp_path / "unbroken")
 
 
