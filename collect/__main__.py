@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser, Namespace, auto_cli
 from rich.console import Console
 
 from collect.backends.identity import identify
+from collect.backends.token_budget import name_long_prompts, tell_gates
 from collect.evaluation.ablation import ablation
 from collect.evaluation.choice import choice
 from collect.evaluation.evaluate import evaluate
@@ -88,7 +89,11 @@ class Parser(ArgumentParser):
             return super().instantiate(namespace, instantiate_groups, **kwargs)
         for name in ("prompts", "test_prompts"):
             if section.get(name) is not None:
-                read_prompts(Path(section[name]), section.get("limit"))
+                asked = read_prompts(Path(section[name]), section.get("limit"))
+                if section.get("generator") is not None:
+                    name_long_prompts([prompt.prompt for prompt in asked], section.generator.as_dict())
+        if section.get("generator") is not None:
+            tell_gates(section, section.generator.as_dict())
         if verb == "rewrite":
             section.texts = gather(section.texts, section.prompts)
             if section.dry_run:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from collect.backends.identity import identify
 from collect.backends.memory import is_out_of_memory
-from collect.backends.pipeline_call import accepted_arguments, call_arguments, frames_per_second, one_step
+from collect.backends.pipeline_call import accepted_arguments, call_arguments, fewest_steps, frames_per_second
 from collect.backends.pipeline_identity import pipeline_fingerprint
 from collect.backends.pipeline_loading import (
     Adapter,
@@ -216,10 +216,10 @@ class DiffusersGenerator:
         Raises:
             ValueError: if no video can be made.
         """
-        changes = one_step(self.call_kwargs)
+        changes = fewest_steps(self.pipeline, self.call_kwargs)
         short, long = (RenderRequest(text, seed, Path()) for seed, text in enumerate((SHORT, LONG)))
         try:
-            while self._unless_too_large([long, short] * (self.batch_size // 2) or [long], **changes) is None:
+            while self._unless_too_large(([long, short] * self.batch_size)[: self.batch_size], **changes) is None:
                 pass
             if self.batch_size == self.least:
                 return

@@ -96,10 +96,14 @@ def load_pipeline(
 
 def precision_of_parts(index: Mapping[str, Any], dtype: Precision | Mapping[str, Precision]) -> dict[str, torch.dtype]:
     """Precision by component; ``default`` is that of all others."""
-    if isinstance(dtype, str):
-        vae = {"vae": "float32"} if (index.get("vae") or [None, None])[1] in FLOAT32_VAES else {}
-        dtype = {**vae, "default": dtype}
-    return {name: getattr(torch, precision) for name, precision in ({"default": "float32"} | dict(dtype)).items()}
+    told: dict[str, Precision] = {"default": "float32"}
+    if not isinstance(dtype, str):
+        told |= dtype
+    else:
+        told["default"] = dtype
+        if (index.get("vae") or [None, None])[1] in FLOAT32_VAES:
+            told["vae"] = "float32"
+    return {name: getattr(torch, precision) for name, precision in told.items()}
 
 
 def named_class(name: str) -> Any:

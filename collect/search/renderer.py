@@ -141,13 +141,14 @@ class Renderer:
             known |= {
                 (render, name): Verdict.failed(errors[render.request]) for render in renders if render.request in errors
             }
-            if all(known[render, name] for render in there):
+            unknown = [render for render in there if known[render, name] is None]
+            if not unknown:
                 continue
-            verdicts, failures = self._judge[name](there)
+            verdicts, failures = self._judge[name](unknown)
             known |= {(render, name): verdict for render, verdict in verdicts.items()}
             known |= {(render, name): Verdict.failed(reason) for render, reason in failures.items()}
             self.store.add_verdicts(list(verdicts), name, list(verdicts.values()))
-            self._listen(name, {render: known[render, name] for render in there})
+            self._listen(name, {render: known[render, name] for render in unknown})
         self._failed |= {key for key, verdict in known.items() if verdict and verdict.error}
         return {
             render.sample: {name: verdict for name in self.verifiers if (verdict := known[render, name])}

@@ -1,6 +1,7 @@
 """A real program behind the generator: it works, dies, hangs, writes junk and half a video."""
 
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -152,3 +153,118 @@ def test_a_program_ends_with_its_generator(start, tmp_path: Path) -> None:
     process = generator._workers[0]._process
     del generator
     assert process.wait(timeout=60) is not None
+
+
+LAVIE = '''
+"""The functions and files of LaVie's base/pipelines/sample.py, with nothing behind them."""
+import os, sys
+import imageio
+from fake_models import AutoencoderKL, CLIPTextModel, frames
+
+def find_model(path):
+    print("loading", path)
+    return {}
+
+def get_models(args, path):
+    assert args.model == "UNet"
+    return object()
+
+def main(args):
+    get_models(args, args.pretrained_path), find_model("lavie_base.pt")
+    AutoencoderKL.from_pretrained("vae"), CLIPTextModel.from_pretrained("text_encoder")
+    os.makedirs(args.output_folder, exist_ok=True)
+    for prompt in args.text_prompt:
+        video = frames(args.video_length, args.image_size, args.seed)
+        imageio.mimwrite(args.output_folder + prompt.replace(" ", "_") + ".mp4", video, fps=8, quality=9)
+'''
+FAKE_MODELS = """
+import numpy as np
+
+class Loaded:
+    calls = 0
+    @classmethod
+    def from_pretrained(cls, name):
+        cls.calls += 1
+        assert cls.calls == 1, "loaded twice"
+        return cls()
+
+class AutoencoderKL(Loaded):
+    pass
+
+class CLIPTextModel(Loaded):
+    pass
+
+def frames(num, size, seed):
+    return [np.full((*size, 3), seed % 256, np.uint8) for _ in range(num)]
+"""
+OPEN_SORA = '''
+"""The functions of Open-Sora-Plan's opensora/utils/sample_utils.py, with nothing behind them."""
+import argparse, os
+import imageio, numpy as np
+
+def get_args():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model_path")
+    parser.add_argument("--num_frames", type=int)
+    parser.add_argument("--height", type=int)
+    parser.add_argument("--width", type=int)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--fps", type=int)
+    parser.add_argument("--text_prompt", nargs="+")
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--save_img_path")
+    return parser.parse_args()
+
+def prepare_pipeline(args, dtype, device):
+    return args.model_path
+
+def run_model_and_save_samples(args, pipeline):
+    assert pipeline == "weights"
+    video = [np.full((args.height, args.width, 3), args.seed % 256, np.uint8)] * args.num_frames
+    for index, prompt in enumerate(args.text_prompt):
+        imageio.mimwrite(os.path.join(args.save_img_path, f"Euler_{index}_gs7.5_s100.mp4"), video, fps=args.fps)
+    imageio.mimwrite(os.path.join(args.save_img_path, "Euler_gs7.5_s100.mp4"), video, fps=args.fps)
+    print("save path", args.save_img_path)
+'''
+PAGE = Path(__file__).parents[3] / "docs" / "video_model.md"
+
+
+def documented(begin: str) -> str:
+    """The worker of the docs that begins so."""
+    (found,) = [block for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if begin in block]
+    return found
+
+
+def render_twice(generator: CommandGenerator, folder: Path) -> None:
+    long = "a cat that walks / over a hill " * 20  # no file could have this name
+    asked = [RenderRequest(long, seed, folder / f"{seed}.mp4") for seed in (20, 200)]
+    generator.generate(asked)
+    for one in asked:
+        video = read_video(one.path)
+        assert video.shape == (16, 32, 48, 3)
+        assert abs(float(video.mean()) - one.seed) < 4  # the stand-ins draw their seed
+
+
+def test_the_worker_for_lavie_in_the_docs_works(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    for name, text in {
+        "pipelines/sample.py": LAVIE,
+        "pipelines/fake_models.py": FAKE_MODELS,
+        "configs/sample.yaml": "output_folder: ../res/\npretrained_path: ../models\nmodel: UNet\nvideo_length: 16\n"
+        "image_size: [32, 48]\nseed: 400\ntext_prompt: [a teddy bear]\n",
+        "worker.py": documented("LaVie as a worker"),
+    }.items():
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / name).write_text(text)
+    render_twice(CommandGenerator([sys.executable, str(base / "worker.py"), str(base)], num_frames=16), tmp_path)
+
+
+def test_the_worker_for_open_sora_plan_in_the_docs_works(tmp_path: Path) -> None:
+    for name, text in {
+        "opensora/utils/sample_utils.py": OPEN_SORA,
+        "worker.py": documented("Open-Sora-Plan as a worker"),
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    arguments = ["--model_path", "weights", "--num_frames", "16", "--height", "32", "--width", "48", "--fps", "18"]
+    render_twice(CommandGenerator([sys.executable, "worker.py", *arguments], tmp_path, num_frames=16), tmp_path / "out")

@@ -11,31 +11,10 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 
-WORDS = [
-    "a",
-    "the",
-    "is",
-    "in",
-    "on",
-    "at",
-    "over",
-    "from",
-    "and",
-    "red",
-    "blue",
-    "green",
-    "ball",
-    "box",
-    "cat",
-    "falling",
-    "walks",
-    "night",
-    "hill",
-    "water",
-]
+WORDS = ["a", "the", "is", "in", "on", "at", "and", "red", "blue", "ball", "box", "cat", "falling", "hill", "water"]
 
 
 def word_tokenizer(**settings: Any) -> transformers.PreTrainedTokenizerFast:
@@ -49,9 +28,23 @@ def word_tokenizer(**settings: Any) -> transformers.PreTrainedTokenizerFast:
         pad_token="<pad>",
         eos_token="</s>",
         unk_token="<unk>",
-        chat_template="{% for m in messages %}{{ m['role'] }}: {{ m['content'] }} {% endfor %}",
         **({"model_max_length": 512} | settings),
     )
+
+
+def template_tokenizer(head: str, before: int, tail: str, behind: int) -> transformers.PreTrainedTokenizerFast:
+    """A tokenizer that, as the real one, makes so many tokens of what a template writes before and behind a prompt."""
+    tokenizer = word_tokenizer(
+        model_max_length=2048,
+        chat_template=f"{{{{ '{'a ' * before}' + messages[-1]['content'] + '{' a' * behind}' }}}}",
+    )
+    backend = tokenizer.backend_tokenizer
+    backend.post_processor = processors.TemplateProcessing(single="$A")
+    if head:
+        backend.normalizer = normalizers.Sequence(
+            [normalizers.Replace(head, "a " * before), normalizers.Replace(tail, " a" * behind)]
+        )
+    return tokenizer
 
 
 def t5(kind: str = "T5") -> nn.Module:
@@ -180,7 +173,7 @@ def hunyuan15() -> Any:
     """HunyuanVideo-1.5: Qwen2.5-VL and ByT5, and a guider in the place of guidance_scale."""
     byt5 = transformers.T5Config(vocab_size=384, d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     return diffusers.HunyuanVideo15Pipeline(
-        tokenizer=word_tokenizer(model_max_length=2048),
+        tokenizer=template_tokenizer("", 108, "", 5),
         text_encoder=decoder("Qwen2_5_VLText"),
         tokenizer_2=transformers.ByT5Tokenizer(),
         text_encoder_2=transformers.T5EncoderModel(byt5).eval(),
@@ -288,8 +281,8 @@ def mochi() -> Any:
 
 def kandinsky5() -> Any:
     """Kandinsky 5, whose text encoder sees the padding that the longest prompt of the batch makes."""
-    return diffusers.Kandinsky5T2VPipeline(
-        tokenizer=word_tokenizer(model_max_length=2048),
+    pipeline = diffusers.Kandinsky5T2VPipeline(
+        tokenizer=word_tokenizer(),
         text_encoder=decoder("Qwen2"),
         tokenizer_2=word_tokenizer(model_max_length=77),
         text_encoder_2=clip(32),
@@ -308,6 +301,9 @@ def kandinsky5() -> Any:
         ).eval(),
         scheduler=flow(7.0),
     )
+    head, tail = pipeline.prompt_template.split("{}")
+    pipeline.register_modules(tokenizer=template_tokenizer(head, 128, tail, 1))
+    return pipeline
 
 
 def sana() -> Any:
@@ -353,7 +349,7 @@ def image_model(folder: Path) -> Path:
             attention_head_dim=2,
             **widths,
         ).eval(),
-        scheduler=diffusers.DDIMScheduler(beta_schedule="linear", clip_sample=False),
+        scheduler=diffusers.DDIMScheduler(beta_schedule="linear", clip_sample=False, steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
     ).save_pretrained(folder / "image")
