@@ -87,6 +87,13 @@ def test_a_foreign_system_prompt_gives_way_to_the_trained_words(
     adapt_chat_template(adapted)
     assert rendered(adapted, FOREIGN) == expected
     assert rendered(adapted, [FOREIGN[0], *templates.refactor("blue box falls")]) == expected
+    for before, after in (
+        ("user prompt: ", ""),
+        ("user_prompt: ", ""),
+        ('\nRefine the sentence: "', '" to contain subject description, action.\n'),
+    ):
+        asked = {"role": "user", "content": f"{before}blue box falls{after}"}
+        assert rendered(adapted, [FOREIGN[0], asked]) == expected
     for own in (
         templates.refactor("blue box falls"),
         templates.refactor("blue box falls", "it must bounce"),

@@ -13,17 +13,26 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 import torch
 import yaml
 from datasets import Dataset
+from diffusers import LTX2Pipeline
 from huggingface_hub import close_session, constants, metadata_load
 from openai import OpenAI
 from peft import AutoPeftModelForCausalLM, PeftConfig
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BatchEncoding,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from trl import SFTConfig, SFTTrainer
 
@@ -159,6 +168,49 @@ def test_wans_prompt_extension_takes_adapters_too(adapter: Path, expected: str) 
     assert extend_as_wan(adapter, SYSTEM_PROMPTS[1], BARE) == expected
 
 
+def load(directory: Path) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
+    return AutoModelForCausalLM.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
+
+
+def test_ltx_videos_enhancer_gives_the_same_rewrite(merged: Path, expected: str) -> None:
+    """``_generate_t2v_prompt`` in ltx_video/utils/prompt_enhance_utils.py of https://github.com/Lightricks/LTX-Video."""
+    model, tokenizer = load(merged)
+    turns = [{"role": "system", "content": "Be vivid."}, {"role": "user", "content": f"user_prompt: {BARE}"}]
+    texts = [tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)]
+    inputs = tokenizer(texts, return_tensors="pt").to(model.device)
+    with torch.inference_mode():
+        outputs = model.generate(**inputs, max_new_tokens=256)
+    new = [ids[len(asked) :] for asked, ids in zip(inputs.input_ids, outputs, strict=True)]
+    assert tokenizer.batch_decode(new, skip_special_tokens=True) == [expected]
+
+
+def test_open_sora_plans_refiner_gives_the_same_rewrite(merged: Path, expected: str) -> None:
+    """``get_refiner_output`` in opensora/sample/caption_refiner.py of Open-Sora-Plan at 406d287, with its words cut."""
+    model, tokenizer = load(merged)
+    asked = f'\nRefine the sentence: "{BARE}" to contain subject description, action. " "Make sure it is fluent.\n'
+    turns = [{"role": "system", "content": "You are a caption refiner."}, {"role": "user", "content": asked}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    inputs = tokenizer([text], return_tensors="pt")
+    generated = model.eval().generate(inputs.input_ids, max_new_tokens=512)
+    new = [ids[len(asked) :] for asked, ids in zip(inputs.input_ids, generated, strict=True)]
+    assert tokenizer.batch_decode(new, skip_special_tokens=True)[0] == expected
+
+
+def test_the_enhancer_of_diffusers_ltx_pipeline_gives_the_same_rewrite(merged: Path, expected: str) -> None:
+    """The pipeline's own method; its processor needs torchvision, and for text alone does what the tokenizer does."""
+    model, tokenizer = load(merged)
+
+    class Processor:
+        def __init__(self) -> None:
+            self.tokenizer = tokenizer
+
+        def __call__(self, text: str, images: None, return_tensors: str) -> BatchEncoding:
+            return tokenizer(text, return_tensors=return_tensors)
+
+    pipeline = SimpleNamespace(prompt_enhancer=model, processor=Processor(), _execution_device="cpu")
+    assert LTX2Pipeline.enhance_prompt(pipeline, BARE, "Be vivid.") == [expected]
+
+
 def code(directory: Path) -> list[str]:
     """The card's Python: the messages, and how to load the export in transformers, PEFT and vLLM."""
     return re.findall(r"```python\n(.*?)```", (directory / "README.md").read_text(), re.DOTALL)
@@ -201,7 +253,7 @@ def test_trl_trains_on_it_with_the_same_tokens_and_answers(
     assert greedy(trainer.model, merged, refactor(BARE)) == expected
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server(merged: Path) -> Iterator[OpenAI]:
     """``transformers serve`` on a free port of this machine."""
     with socket.socket() as free:
@@ -235,6 +287,30 @@ def test_transformers_serve_gives_the_same_rewrite(server: OpenAI, merged: Path,
     for messages in (refactor(BARE), [{"role": "system", "content": "Be brief."}, {"role": "user", "content": BARE}]):
         answer = server.chat.completions.create(model=str(merged), messages=messages)
         assert answer.choices[0].message.content == expected
+
+
+def test_hunyuanvideos_client_gets_the_same_rewrite(server: OpenAI, merged: Path, expected: str) -> None:
+    """``qwen_api_call`` in hyvideo/utils/rewrite/clients.py of HunyuanVideo-1.5 at 03719ce."""
+    turns = [{"role": "system", "content": "Rewrite."}, {"role": "user", "content": BARE}]
+    answer = server.chat.completions.create(
+        model=str(merged), messages=turns, temperature=0.1, max_tokens=4096, stream=False
+    )
+    assert answer.choices[0].message.content == expected
+
+
+def test_the_card_names_the_programs_that_load_it(merged: Path, adapter: Path) -> None:
+    for directory in (merged, adapter):
+        card = (directory / "README.md").read_text()
+        for call in (
+            f"--prompt_extend_method local_qwen --prompt_extend_model {directory}",
+            f"T2V_REWRITE_BASE_URL=http://127.0.0.1:8000/v1 T2V_REWRITE_MODEL_NAME={directory}",
+            f"prompt_enhancer_llm_model_name_or_path: {directory}",
+            f"--refine_caption --caption_refiner {directory}",
+        ):
+            assert call in card
+        assert "LTX-2.5" not in card  # the toy is no Gemma
+    assert f"convert_hf_to_gguf.py {merged}" in (merged / "README.md").read_text()
+    assert "gguf" not in (adapter / "README.md").read_text()
 
 
 def test_the_merged_form_has_what_vllm_reads(merged: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCardData, metadata_load
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from data_modules import JSONLDataModule
 from data_modules.records import Choice, Message, Messages, Preference, Rewrite, read_records
@@ -69,16 +69,44 @@ The chat template treats a conversation that opens with a system turn as another
 and adds the training instruction to the user's turn. Programs that send their own system prompt and the bare prompt
 therefore get the rewrite that the whole training prompt gets:
 
-- Wan2.1 (text to video; for images it loads a vision-language model, which this is not):
+- Wan2.1 and Wan2.2 (text to video; for images they load a vision-language model, which this is not):
   `python generate.py ... --use_prompt_extend --prompt_extend_method local_qwen --prompt_extend_model {output_dir}`.
-  The rewrite has the language and form of the captions it was trained on, whatever `--prompt_extend_target_lang` says,
-  and does not depend on Wan's seed.
+  The rewrite comes in the language and form of the captions it was trained on, whatever `--prompt_extend_target_lang`
+  asks for, and does not depend on Wan's seed. Wan's own instructions, among them those that replace some contents,
+  are left out with its system prompt.
+- HunyuanVideo-1.5: serve it, `transformers serve {output_dir} --port 8000`, and start
+  `T2V_REWRITE_BASE_URL=http://127.0.0.1:8000/v1 T2V_REWRITE_MODEL_NAME={output_dir} python generate.py --rewrite true
+  ...`. It asks with temperature 0.1, so a rewrite may vary a little.
+- LTX-Video: `prompt_enhancer_llm_model_name_or_path: {output_dir}` in the YAML file of the pipeline. It enhances
+  prompts of fewer words than `prompt_enhancement_words_threshold`. The `user_prompt: ` it puts before them is taken
+  off.
+{gemma}- Open-Sora-Plan: `--refine_caption --caption_refiner {output_dir}`. The instruction it writes around the prompt
+  is taken off.
 - A ComfyUI node that loads a local chat model from transformers files: set this folder as the model, any system prompt,
   the user's prompt as the user's message, and switch sampling off. A node with a single text field, or with its own
   chat template, needs the whole training prompt:
 
 {words}
-{doubled}"""
+{gguf}{doubled}"""
+
+GEMMA = """\
+- LTX-2.5, whose enhancer must be a Gemma: with the `processor` of the base,
+  `pipe.prompt_enhancer = AutoModelForImageTextToText.from_pretrained("{output_dir}")`,
+  `pipe.processor = AutoProcessor.from_pretrained(BASE)`, `pipe.processor.tokenizer =
+  AutoTokenizer.from_pretrained("{output_dir}")`, and `enable_prompt_enhancement=True` in the call. The `user prompt: `
+  it puts before the prompt is taken off. What it gets may differ from the text that other programs get: it forbids
+  runs of words to be repeated.
+"""
+
+GGUF = """
+For llama.cpp and what is built on it, its own script makes one file of the merged form; `--jinja` uses this chat
+template:
+
+```sh
+python llama.cpp/convert_hf_to_gguf.py {output_dir} --outfile rewriter.gguf
+llama-server -m rewriter.gguf --jinja
+```
+"""
 
 DOUBLED = """
 The tokenizer adds a start token to rendered text that already has one, unless it is called with
@@ -87,6 +115,9 @@ The tokenizer adds a start token to rendered text that already has one, unless i
 
 # What `python -m collect rewrite` calls the rewrites of the model that is trained.
 REFACTORED = "refactored"
+
+# Kinds of model that LTX-2.5 takes as its enhancer.
+LTX_ENHANCERS = ("gemma3", "gemma4")
 
 # Ranks that vLLM accepts as max_lora_rank.
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -212,7 +243,14 @@ class ModelCard:
         if not self.asked_for_captions:
             return ""
         doubled = DOUBLED if doubles_start(AutoTokenizer.from_pretrained(directory)) else ""
-        return PROGRAMS.format(output_dir=name, words=_quoted(self.records[0].prompt), doubled=doubled)
+        kind = AutoConfig.from_pretrained(self.model.pretrained).model_type
+        return PROGRAMS.format(
+            output_dir=name,
+            words=_quoted(self.records[0].prompt),
+            gemma=GEMMA.format(output_dir=name) if kind in LTX_ENHANCERS else "",
+            gguf="" if self.adapter else GGUF.format(output_dir=name),
+            doubled=doubled,
+        )
 
     def _loading(self, name: str) -> dict[str, str]:
         """Three lines each for transformers, PEFT and vLLM."""

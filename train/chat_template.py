@@ -14,18 +14,35 @@ _BEFORE, _, _AFTER = refactor("\0")[0]["content"].partition("\0")
 INSTRUCTION = _BEFORE.partition("\n")[0]
 _LABEL = "\n" + _BEFORE.rpartition("\n")[2]
 
+# What programs put around the user's prompt: https://github.com/Lightricks/LTX-Video ltx_video/utils/
+# prompt_enhance_utils.py; diffusers pipelines/ltx2/pipeline_ltx2.py; https://github.com/PKU-YuanGroup/Open-Sora-Plan
+# opensora/sample/caption_refiner.py at 406d287.
+_WRAPPINGS = (
+    ("user_prompt: ", ""),
+    ("user prompt: ", ""),
+    ('\nRefine the sentence: "', '" to contain subject description'),
+)
+
 # `messages` is what chat templates read; with less than two turns there is nothing to ask for. The empty expression at
 # the end keeps the whitespace that a template may begin with.
 _ADAPTER = """\
 {#- A conversation that opens with a system turn comes from a program with instructions of its own. They are left out,
-and what its user says is asked for in the words that this rewriter was trained with. -#}
+and what its user says, without what the program puts around it, is asked for in the words that this rewriter was
+trained with. -#}
 {%- if messages | length > 1 and messages[0]['role'] == 'system' -%}
-{%- set asked = namespace(turns=[]) -%}
+{%- set asked = namespace(turns=[], text='') -%}
 {%- for message in messages[1:] -%}
 {%- if message['role'] != 'user' or message['content'] is not string or message['content'].startswith(INSTRUCTION) -%}
 {%- set asked.turns = asked.turns + [message] -%}
 {%- else -%}
-{%- set asked.turns = asked.turns + [{'role': 'user', 'content': BEFORE + message['content'] + AFTER}] -%}
+{%- set asked.text = message['content'] -%}
+{%- for wrapping in WRAPPINGS -%}
+{%- if asked.text.startswith(wrapping[0]) -%}
+{%- set asked.text = asked.text[wrapping[0] | length:] -%}
+{%- if wrapping[1] -%}{%- set asked.text = asked.text.split(wrapping[1])[0] -%}{%- endif -%}
+{%- endif -%}
+{%- endfor -%}
+{%- set asked.turns = asked.turns + [{'role': 'user', 'content': BEFORE + asked.text + AFTER}] -%}
 {%- endif -%}
 {%- endfor -%}
 {%- set messages = asked.turns -%}
@@ -50,7 +67,7 @@ def adapted(template: str) -> str:
     Conversations without a system turn, such as all of this project's, are rendered as before; so is a system prompt
     that the template itself adds to them.
     """
-    words = {"INSTRUCTION": INSTRUCTION, "BEFORE": _BEFORE, "AFTER": _AFTER}
+    words = {"INSTRUCTION": INSTRUCTION, "BEFORE": _BEFORE, "AFTER": _AFTER, "WRAPPINGS": _WRAPPINGS}
     adapter = _ADAPTER
     for name, text in words.items():
         adapter = adapter.replace(name, json.dumps(text))
@@ -74,8 +91,16 @@ def adapt_chat_template(directory: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(directory)
     bare, own = "a yellow bird on a lake", refactor("a yellow bird on a lake")
     foreign: Messages = [{"role": "system", "content": "Extend prompts."}, {"role": "user", "content": bare}]
-    ruled = [*refactor(bare, "it must float"), {"role": "assistant", "content": "A bird."}, *refactor("a boat")]
-    for messages, trained in ((foreign, own), (own, own), (ruled, ruled), ([foreign[0], *own], own)):
+    ruled: Messages = [
+        *refactor(bare, "it must float"),
+        {"role": "assistant", "content": "A bird."},
+        *refactor("a boat"),
+    ]
+    cases: list[tuple[Messages, Messages]] = [(foreign, own), (own, own), (ruled, ruled), ([foreign[0], *own], own)]
+    for before, after in _WRAPPINGS:
+        asked: Messages = [foreign[0], {"role": "user", "content": f"{before}{bare}{after}"}]
+        cases.append((asked, own))
+    for messages, trained in cases:
         if _rendered(tokenizer, messages) != _rendered(plain, trained):
             raise ValueError(
                 f"the chat template of {directory} can't be adapted to programs with a system prompt: {messages} comes "

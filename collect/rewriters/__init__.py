@@ -2,6 +2,7 @@
 
 from collect.rewriters.critique import CritiqueRewriter
 from collect.rewriters.discriminator import ChoosingRewriter, Discriminator
+from collect.rewriters.enhancer import EnhancerRewriter
 from collect.rewriters.lm import LMRewriter
 from collect.rewriters.rapo import RAPORewriter
 from collect.rewriters.rewording import RewordingRewriter
@@ -10,6 +11,7 @@ __all__ = [
     "ChoosingRewriter",
     "CritiqueRewriter",
     "Discriminator",
+    "EnhancerRewriter",
     "LMRewriter",
     "RAPORewriter",
     "RewordingRewriter",

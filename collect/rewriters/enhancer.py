@@ -1,0 +1,97 @@
+"""A video model's own prompt enhancement, to be compared with a tuned rewriter."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from collect.protocols import LanguageModel
+from data_modules.records import Message, Messages, Prompt
+
+SLOT = "{prompt}"
+
+logger = logging.getLogger(__name__)
+
+
+class EnhancerRewriter:
+    """Asks as a video model's own program does; no gate stands behind it, as none does there.
+
+    The instructions are the maker's text and not shipped: they are read from a file that the user makes from the video
+    model's repository. docs/drop_in.md has the settings of Wan, HunyuanVideo-1.5, LTX-Video, LTX-2.5 and CogVideoX.
+
+    Args:
+        language_model: the one that the enhancement is published with, or another.
+        instructions: text file with the system prompt, or a ``.json`` file with a list of messages, such as a system
+            prompt and worked examples, that go before the prompt.
+        user_turn: what the user's turn says; ``{prompt}`` in it is the prompt.
+        max_words: prompts of more words are left as they are; ``None`` enhances all.
+        seed: of what is sampled.
+
+    Raises:
+        FileNotFoundError: if there is no such file of instructions.
+        ValueError: if the file holds nothing that can be sent, or the user's turn has no place for the prompt.
+    """
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        instructions: Path,
+        user_turn: str = SLOT,
+        max_words: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if SLOT not in user_turn:
+            raise ValueError(f"user_turn must have {SLOT} where the prompt goes, got {user_turn!r}.")
+        self.language_model = language_model
+        self.earlier = read_instructions(instructions)
+        self.user_turn = user_turn
+        self.max_words = max_words
+        self.seed = seed
+        self.fallbacks = 0  # prompts that got no answer so far
+
+    def rewrite(self, prompts: Sequence[Prompt]) -> list[str]:
+        """Enhance each prompt; one that is long enough or gets no answer stays as it is."""
+        texts = [prompt.prompt for prompt in prompts]
+        short = [
+            index for index, text in enumerate(texts) if self.max_words is None or len(text.split()) <= self.max_words
+        ]
+        answers = self.language_model.complete([self._ask(texts[index]) for index in short], seed=self.seed)
+        for index, answer in zip(short, answers, strict=True):
+            # What a model thinks aloud is no part of its answer; a prompt is one line.
+            said = " ".join(answer.rpartition("</think>")[2].split())
+            if said:
+                texts[index] = said
+            else:
+                self.fallbacks += 1
+        if self.fallbacks:
+            logger.info("%d prompts got no answer so far and stay as they are.", self.fallbacks)
+        return texts
+
+    def _ask(self, prompt: str) -> Messages:
+        return [*self.earlier, Message(role="user", content=self.user_turn.replace(SLOT, prompt))]
+
+
+def read_instructions(path: Path) -> Messages:
+    """Read the messages that go before a prompt.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is empty, or a ``.json`` file of anything but messages.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; copy the system prompt from the video model's repository.")
+    text = path.read_text(encoding="utf-8")
+    if not text.strip():
+        raise ValueError(f"{path} is empty; copy the system prompt from the video model's repository.")
+    if path.suffix != ".json":
+        return [Message(role="system", content=text)]
+    try:
+        rows: Any = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}).") from error
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and {"role", "content"} == row.keys() for row in rows
+    ):
+        raise ValueError(f"{path} must be a list of messages, each with the keys role and content.")
+    return [Message(role=str(row["role"]), content=str(row["content"])) for row in rows]
