@@ -45,17 +45,27 @@ install: $(INSTALLED) ## Create .venv with the pinned versions (does nothing if 
 # ---- the pipeline: stages meet on disk, a finished stage is not run twice
 
 # A round searches with a rewriter and tunes it on what was found. Round 1 is as configured and starts from the stage-1
-# rewriter; a later round starts from the rewriter that the previous round tuned, with configs and folders of its own.
+# rewriter; a later round starts from the rewriter that the previous round tuned, takes the next training prompts, and
+# has folders of its own: these are its arguments, after the same configs.
 ROUND ?= 1
 HERE := $(OUT)
-ROUND_CONFIGS := $(CONFIGS)
 BEGINNER := $(OUT)/stage1_rewriter/hf
 TUNED := stage3_dpo
 ifneq ($(ROUND),1)
 HERE := $(OUT)/round$(ROUND)
-ROUND_CONFIGS := $(HERE)/configs
 EARLIER := $(OUT)$(if $(filter-out 2,$(ROUND)),/round$(shell expr $(ROUND) - 1))
 BEGINNER := $(EARLIER)/$(TUNED)/hf
+LATER_LOGGER = --logger.name round$(ROUND)_$(1) --logger.save_dir $(HERE)/$(1)
+LATER_TRAINER = --trainer.default_root_dir $(HERE)/$(1) --trainer.logger.name round$(ROUND)_$(1)
+LATER_COLLECT := --prompts $(HERE)/prompts.jsonl --output $(HERE)/stage2_collect $(call LATER_LOGGER,stage2_collect) \
+	$(foreach rewriter,rewriter alternatives.varied_1.rewriter alternatives.varied_2.rewriter,\
+	--$(rewriter).language_model.pretrained $(BEGINNER))
+LATER_MINE := --trajectories $(HERE)/stage2_collect --output $(HERE)/stage2_mine $(call LATER_LOGGER,stage2_mine)
+LATER_SFT := $(call LATER_TRAINER,stage3_sft) --data.root $(HERE)/stage2_mine/sft
+LATER_DPO := $(call LATER_TRAINER,stage3_dpo) --data.root $(HERE)/stage2_mine/preference \
+	--model.pretrained $(HERE)/stage3_sft/hf
+LATER_EVALUATE := --logger.name round$(ROUND)_evaluate $(foreach method,sft dpo,\
+	--methods.$(method).language_model.pretrained $(HERE)/stage3_$(method)/hf)
 endif
 
 # Held-out prompts and seeds of the comparison; evaluate-full uses all prompts, in folders of its own.
@@ -108,46 +118,38 @@ $(OUT)/stage1_discriminator/choice.json: $(CONFIGS)/stage1_choice.yaml $(OUT)/st
 $(OUT)/ablation/ablation.json: $(CONFIGS)/ablation.yaml $(OUT)/stage1_discriminator/hf/config.json
 	$(COLLECT) ablation --config $<
 
-$(HERE)/stage2_collect/done.json: $(ROUND_CONFIGS)/stage2_collect.yaml $(BEGINNER)/config.json
+$(HERE)/stage2_collect/done.json: $(CONFIGS)/stage2_collect.yaml $(BEGINNER)/config.json
 	$(call set_aside,$(@D),$(BEGINNER)/config.json)
-	$(COLLECT) run --config $<
+	$(COLLECT) run --config $< $(LATER_COLLECT)
 
 # With the records of all earlier rounds, whose prompts are different ones, so that no prompt is in two splits.
-$(HERE)/stage2_mine/sft/train.jsonl: $(ROUND_CONFIGS)/stage2_mine.yaml $(HERE)/stage2_collect/done.json
-	$(COLLECT) mine --config $<
+$(HERE)/stage2_mine/sft/train.jsonl: $(CONFIGS)/stage2_mine.yaml $(HERE)/stage2_collect/done.json
+	$(COLLECT) mine --config $< $(LATER_MINE)
 	$(if $(EARLIER),for file in $$(cd $(EARLIER)/stage2_mine && find . -name '*.jsonl'); do \
 		cat $(EARLIER)/stage2_mine/$$file >> $(HERE)/stage2_mine/$$file; done)
 
-$(HERE)/stage3_sft/hf/config.json: $(ROUND_CONFIGS)/stage3_sft.yaml $(HERE)/stage2_mine/sft/train.jsonl
-	$(TRAINER) fit --config $< $(call resume,$(HERE)/stage3_sft,$(HERE)/stage2_mine/sft/train.jsonl) $(ARGS)
-	$(TRAINER) export --config $< --ckpt_path $(HERE)/stage3_sft/checkpoints/best.ckpt --output_dir $(@D)
+$(HERE)/stage3_sft/hf/config.json: $(CONFIGS)/stage3_sft.yaml $(HERE)/stage2_mine/sft/train.jsonl
+	$(TRAINER) fit --config $< $(LATER_SFT) $(call resume,$(HERE)/stage3_sft,$(HERE)/stage2_mine/sft/train.jsonl) $(ARGS)
+	$(TRAINER) export --config $< $(LATER_SFT) --ckpt_path $(HERE)/stage3_sft/checkpoints/best.ckpt --output_dir $(@D)
 
-$(HERE)/stage3_dpo/hf/config.json: $(ROUND_CONFIGS)/stage3_dpo.yaml $(HERE)/stage3_sft/hf/config.json
-	$(TRAINER) fit --config $< $(call resume,$(HERE)/stage3_dpo,$(HERE)/stage3_sft/hf/config.json) $(ARGS)
-	$(TRAINER) export --config $< --ckpt_path $(HERE)/stage3_dpo/checkpoints/best.ckpt --output_dir $(@D)
+$(HERE)/stage3_dpo/hf/config.json: $(CONFIGS)/stage3_dpo.yaml $(HERE)/stage3_sft/hf/config.json
+	$(TRAINER) fit --config $< $(LATER_DPO) $(call resume,$(HERE)/stage3_dpo,$(HERE)/stage3_sft/hf/config.json) $(ARGS)
+	$(TRAINER) export --config $< $(LATER_DPO) --ckpt_path $(HERE)/stage3_dpo/checkpoints/best.ckpt --output_dir $(@D)
 
 $(OUT)/$(EVALUATION)_search/done.json: $(CONFIGS)/stage2_collect.yaml $(OUT)/stage1_rewriter/hf/config.json
 	$(call set_aside,$(@D),$(OUT)/stage1_rewriter/hf/config.json)
 	$(COLLECT) run --config $< --prompts $(OUT)/data/prompts/test.jsonl --limit $(HELD_OUT) --output $(@D) \
 		--videos $(OUT)/evaluate_videos --logger.init_args.name $(EVALUATION)_search --logger.init_args.save_dir $(@D)
 
-$(HERE)/$(EVALUATION)/summary.json: $(ROUND_CONFIGS)/evaluate.yaml $(HERE)/$(TUNED)/hf/config.json \
+$(HERE)/$(EVALUATION)/summary.json: $(CONFIGS)/evaluate.yaml $(HERE)/$(TUNED)/hf/config.json \
 		$(OUT)/$(EVALUATION)_search/done.json
 	@cp configs/OUTPUTS.md $(OUT)/README.md
 	$(COLLECT) evaluate --config $< --limit $(HELD_OUT) --num_seeds $(SEEDS) --output $(@D) \
 		--search $(OUT)/$(EVALUATION)_search --videos $(OUT)/evaluate_videos --logger.init_args.save_dir $(@D) \
-		$(if $(EARLIER),--earlier $(EARLIER)/$(EVALUATION))
+		$(if $(EARLIER),$(LATER_EVALUATE) --earlier $(EARLIER)/$(EVALUATION))
 
-# A later round's configs are round 1's with other folders, the next training prompts and the rewriter it starts from.
 ifneq ($(ROUND),1)
-EDITS := -e 's!$(OUT)/(stage[23]_|evaluate([/},]|$$))!$(HERE)/\1!' -e 's!name: (stage|evaluate)!name: round$(ROUND)_\1!'
-$(ROUND_CONFIGS)/stage2_collect.yaml: EDITS += -e 's!$(OUT)/data/prompts/train!$(HERE)/prompts!' \
-	-e 's!$(OUT)/stage1_rewriter/hf!$(BEGINNER)!'
-$(ROUND_CONFIGS)/stage2_collect.yaml: $(HERE)/prompts.jsonl
-
-$(ROUND_CONFIGS)/%.yaml: $(CONFIGS)/%.yaml
-	@mkdir -p $(@D)
-	sed -E $(EDITS) $< > $@
+$(HERE)/stage2_collect/done.json: $(HERE)/prompts.jsonl
 
 $(HERE)/prompts.jsonl: $(CONFIGS)/stage2_collect.yaml $(OUT)/data/captions.jsonl
 	@mkdir -p $(@D)
@@ -183,7 +185,7 @@ $(LANGUAGE)/init/config.json: | $(INSTALLED)
 	$(PYTHON) -m data_modules.toyworld.tasks --output_dir $(LANGUAGE)/data
 	$(PYTHON) -m models.toy lm --data $(LANGUAGE)/data/train.jsonl --output_dir $(@D)
 
-$(LANGUAGE)/hf/config.json: configs/toy/toy_lm.yaml $(LANGUAGE)/init/config.json
+$(LANGUAGE)/hf/config.json: configs/toy/weights/lm.yaml $(LANGUAGE)/init/config.json
 	$(TRAINER) fit --config $< $(call resume,$(LANGUAGE),$(LANGUAGE)/init/config.json)
 	$(TRAINER) export --config $< --ckpt_path $(LANGUAGE)/checkpoints/best.ckpt --output_dir $(@D)
 
@@ -198,7 +200,7 @@ $(LANGUAGE)_practice/hf/config.json: BEFORE := $(LANGUAGE)/hf
 $(LANGUAGE)_practice/hf/config.json: $(LANGUAGE)/hf/config.json
 $(LANGUAGE)_editing/hf/config.json: BEFORE := $(LANGUAGE)_practice/hf
 $(LANGUAGE)_editing/hf/config.json: $(LANGUAGE)_practice/hf/config.json
-$(LANGUAGE)_%/hf/config.json: configs/toy/toy_lm_practice.yaml $(LANGUAGE)_%/data/train.jsonl
+$(LANGUAGE)_%/hf/config.json: configs/toy/weights/lm_practice.yaml $(LANGUAGE)_%/data/train.jsonl
 	$(TRAINER) fit --config $< --model.pretrained $(BEFORE) --data.root $(LANGUAGE)_$*/data \
 		--trainer.default_root_dir $(LANGUAGE)_$* $(call resume,$(LANGUAGE)_$*,$(LANGUAGE)_$*/data/train.jsonl)
 	$(TRAINER) export --config $< --model.pretrained $(BEFORE) --data.root $(LANGUAGE)_$*/data \
@@ -210,11 +212,11 @@ toy-generator: $(GENERATOR)/diffusion/hf/model_index.json ## Train the toy video
 $(GENERATOR)/init/model_index.json: outputs/toy/data/captions.jsonl
 	$(PYTHON) -m models.toy generator --captions $< --output_dir $(@D)
 
-$(GENERATOR)/autoencoder/hf/model_index.json: configs/toy/toy_autoencoder.yaml $(GENERATOR)/init/model_index.json
+$(GENERATOR)/autoencoder/hf/model_index.json: configs/toy/weights/autoencoder.yaml $(GENERATOR)/init/model_index.json
 	$(TRAINER) fit --config $< $(call resume,$(GENERATOR)/autoencoder,$(GENERATOR)/init/model_index.json)
 	$(TRAINER) export --config $< --ckpt_path $(GENERATOR)/autoencoder/checkpoints/last.ckpt --output_dir $(@D)
 
-$(GENERATOR)/diffusion/hf/model_index.json: configs/toy/toy_generator.yaml $(GENERATOR)/autoencoder/hf/model_index.json
+$(GENERATOR)/diffusion/hf/model_index.json: configs/toy/weights/generator.yaml $(GENERATOR)/autoencoder/hf/model_index.json
 	$(TRAINER) fit --config $< $(call resume,$(GENERATOR)/diffusion,$(GENERATOR)/autoencoder/hf/model_index.json)
 	$(TRAINER) export --config $< --ckpt_path $(GENERATOR)/diffusion/checkpoints/last.ckpt --output_dir $(@D)
 

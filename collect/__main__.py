@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, Namespace, auto_cli
+from jsonargparse import ArgumentParser, Namespace, auto_cli, set_loader
 from rich.console import Console
+from yaml import YAMLError
 
 from collect.backends.identity import identify
 from collect.backends.token_budget import name_long_prompts, tell_gates
@@ -27,6 +28,7 @@ from collect.rewriters.rewrite import NOT_ASKED, gather, rewrite
 from collect.search.export import export
 from collect.search.retries import BackendError
 from collect.search.run import run
+from collect.sub_configs import SubConfigs
 from collect.suites.suite import suite
 
 VERBS: dict[str, Any] = {
@@ -54,6 +56,8 @@ MOVED = {
     "collect.workers.RayWorkers": "collect.search.RayWorkers",
 }
 
+SUB_CONFIGS = SubConfigs()
+
 BACKENDS = ("generator", "verifiers", "judge", "rewriter", "alternatives", "proposer", "gate", "language_model")
 
 
@@ -71,11 +75,12 @@ class Parser(ArgumentParser):
         return [*added, "texts", "dry_run"]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """End with what is wrong; of a class path that has moved, with nothing but where to."""
+        """End with what is wrong, and in which file; of a class path that has moved, with nothing but where to."""
         moved = [f"{old} is now {new}" for old, new in MOVED.items() if old in message]
         if moved:
             fail("; ".join(moved) + "; say so in the config or on the command line.")
-        super().error(message, ex)
+        about = SUB_CONFIGS.explain(message)
+        super().error("\n".join([message, *about]), ex)
 
     def instantiate(self, namespace: Namespace, instantiate_groups: bool = True, **kwargs: Any) -> Namespace:
         """Instantiate, once the prompts of the command that was asked for are seen to be usable.
@@ -101,7 +106,8 @@ class Parser(ArgumentParser):
                     section.rewriter.init_args[name] = stand_in
         if "backends" not in section:
             return super().instantiate(namespace, instantiate_groups, **kwargs)
-        configured = {name: value for name, value in section.as_dict().items() if name in BACKENDS and value}
+        without_files = section.clone(with_meta=False).as_dict()  # named or written out, a backend is the same
+        configured = {name: value for name, value in without_files.items() if name in BACKENDS and value}
         section.backends = identify(configured)
         if section.get("workers") is None:
             return super().instantiate(namespace, instantiate_groups, **kwargs)
@@ -117,6 +123,8 @@ def main() -> None:
     """Run one command; what the user can mend is one line and exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    SUB_CONFIGS.named.clear()
+    set_loader("yaml", SUB_CONFIGS.load, (YAMLError,))
     try:
         auto_cli(VERBS, as_positional=False, parser_class=Parser)
     except BrokenPipeError:  # who reads the results has seen enough

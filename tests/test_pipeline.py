@@ -1,7 +1,7 @@
 """All three stages through the command lines a user types, with the committed configs and small counts."""
 
 import json
-import subprocess
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +19,7 @@ from collect.rewriters.lm import LMRewriter
 from collect.search.trajectories import read_trajectories
 from data_modules.records import Result, Rewrite, read_records
 from data_modules.toyworld.__main__ import write
+from tests.command_lines import commands, make
 from tests.conftest import OfflineRun
 
 ROOT = Path(__file__).parents[1]
@@ -58,28 +59,26 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         wandb.teardown()
 
 
-def use(patch: pytest.MonkeyPatch, verb: str, config: str, *arguments: str, configs: Path = CONFIGS) -> None:
+def use(patch: pytest.MonkeyPatch, verb: str, config: str, *arguments: str) -> None:
     """Run ``python -m collect``."""
-    patch.setattr(sys, "argv", ["collect", verb, f"--config={configs}/{config}.yaml", *arguments])
+    patch.setattr(sys, "argv", ["collect", verb, f"--config={CONFIGS}/{config}.yaml", *arguments])
     collect.__main__.main()
 
 
-def fit_and_export(
-    patch: pytest.MonkeyPatch, stage: str, steps: int, configs: Path = CONFIGS, output: Path = OUT
-) -> None:
+def fit_and_export(patch: pytest.MonkeyPatch, stage: str, steps: int, *arguments: str, output: Path = OUT) -> None:
     """Run ``python -m train fit`` and ``export``."""
     patch.setattr(sys, "argv", ["train"])
-    config = f"--config={configs}/{stage}.yaml"
+    config = [f"--config={CONFIGS}/{stage}.yaml", *arguments]
     short = [f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps // 2}", "--data.batch_size=4"]
     quiet = [
         "--trainer.enable_progress_bar=false",
         "--trainer.enable_model_summary=false",
         "--trainer.log_every_n_steps=1",
     ]
-    train.cli.main(["fit", config, *short, *quiet])
+    train.cli.main(["fit", *config, *short, *quiet])
     wandb.finish()  # as the end of the process does
     best = output / stage / "checkpoints/best.ckpt"
-    train.cli.main(["export", config, f"--ckpt_path={best}", f"--output_dir={output / stage / 'hf'}"])
+    train.cli.main(["export", *config, f"--ckpt_path={best}", f"--output_dir={output / stage / 'hf'}"])
 
 
 def test_every_rewriter_loads_in_transformers_and_answers(toy_run: Path) -> None:
@@ -143,20 +142,22 @@ def test_every_stage_logs_offline(
 def test_a_second_round_begins_where_the_first_ended(toy_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(toy_run.parents[1])
     here = OUT / "round2"
-    configs = here / "configs"
-    stages = ["stage2_collect", "stage2_mine", "stage3_sft", "stage3_dpo", "evaluate"]
     here.mkdir()
     prompts = (OUT / "data/prompts/train.jsonl").read_text().splitlines(keepends=True)
     (here / "prompts.jsonl").write_text("".join(prompts[12:]))
-    make = ["make", f"--file={ROOT / 'Makefile'}", "INSTALLED=configs", "--old-file=configs", "ROUND=2"]
-    subprocess.run([*make, *(str(configs / f"{stage}.yaml") for stage in stages)], check=True)
+    planned = make(Path(), "-n", f"--file={ROOT / 'Makefile'}", "INSTALLED=configs", "ROUND=2", "evaluate")
+    given = {}  # by config, after it
+    for command in commands(planned):
+        if "round2" in command and " export " not in command:
+            _, _, _, _, _, config, *arguments = shlex.split(command)
+            given[Path(config).stem] = arguments
     made = [path for path in OUT.rglob("*") if path.is_file() and here not in path.parents]
     before = {path: path.stat().st_mtime_ns for path in made if "wandb" not in path.parts}  # which keeps logging
-    use(monkeypatch, "run", "stage2_collect", "--rounds=1", "--num_seeds=2", configs=configs)
-    use(monkeypatch, "mine", "stage2_mine", *LENIENT, configs=configs)
-    fit_and_export(monkeypatch, "stage3_sft", 4, configs, here)
-    fit_and_export(monkeypatch, "stage3_dpo", 4, configs, here)
-    use(monkeypatch, "evaluate", "evaluate", "--limit=4", "--num_seeds=1", f"--earlier={OUT}/evaluate", configs=configs)
+    use(monkeypatch, "run", "stage2_collect", *given["stage2_collect"], "--rounds=1", "--num_seeds=2")
+    use(monkeypatch, "mine", "stage2_mine", *given["stage2_mine"], *LENIENT)
+    fit_and_export(monkeypatch, "stage3_sft", 4, *given["stage3_sft"], output=here)
+    fit_and_export(monkeypatch, "stage3_dpo", 4, *given["stage3_dpo"], output=here)
+    use(monkeypatch, "evaluate", "evaluate", *given["evaluate"], "--limit=4", "--num_seeds=1")
     assert {path: path.stat().st_mtime_ns for path in before} == before  # round 1 is as it was
     searches, _ = read_trajectories(here / "stage2_collect")
     first, _ = read_trajectories(OUT / "stage2_collect")

@@ -27,7 +27,7 @@ from data_modules.toyworld import (
 from models.toy.video_pipeline import random_pipeline
 
 GENERATOR = Path("models/toy/generator")
-SETTINGS = yaml.safe_load(Path("configs/toy/evaluate.yaml").read_text())["generator"]["init_args"]
+SETTINGS = yaml.safe_load(Path("configs/toy/generator.yaml").read_text())["init_args"]
 NUM_WORLDS = 32
 
 

@@ -41,7 +41,7 @@ LM = "models/toy/lm"
 NUM_PROMPTS = 6
 NUM_SEEDS = 2
 NUM_RUNS = 3
-SETTINGS = yaml.safe_load(Path("configs/toy/stage2_collect.yaml").read_text())["generator"]["init_args"]
+SETTINGS = yaml.safe_load(Path("configs/toy/generator.yaml").read_text())["init_args"]
 
 
 class Clock:

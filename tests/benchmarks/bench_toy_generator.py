@@ -31,7 +31,7 @@ from data_modules.toyworld import (
 )
 
 pytestmark = pytest.mark.bench
-SETTINGS = yaml.safe_load(Path("configs/toy/evaluate.yaml").read_text())["generator"]["init_args"]
+SETTINGS = yaml.safe_load(Path("configs/toy/generator.yaml").read_text())["init_args"]
 
 
 def scores(texts: list[str], directory: Path, read: Callable[..., Reading]) -> list[float]:
