@@ -75,7 +75,7 @@ def test_another_video_model_is_an_edit_of_one_file(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(ROOT)
     searched = resolved(["collect", "run", "--config", str(tmp_path / "mine/stage2_collect.yaml")])
     assert searched["generator"]["init_args"]["pretrained"] == "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
-    rendering = {"labels", "run", "evaluate", "ablation"}
+    rendering = {"labels", "run", "evaluate", "ablation", "suite"}
     assert {verb(config) for config in COLLECT if "\ngenerator: generator.yaml\n" in config.read_text()} == rendering
     others = [path.read_text() for path in (tmp_path / "mine").glob("*.yaml")]
     assert not any("models/toy/generator" in text for text in others)
