@@ -47,7 +47,7 @@ VERBS: dict[str, Any] = {
 
 # Class paths of earlier versions that configs out there may still say.
 MOVED = {
-    "collect.discriminator.ChoosingRewriter": "collect.rewriters.ChoosingRewriter",
+    "collect.discriminator.ChoosingRewriter": "collect.rewriters.RAPORewriter",
     "collect.discriminator.Discriminator": "collect.rewriters.Discriminator",
     "collect.generators.DiffusersGenerator": "collect.backends.DiffusersGenerator",
     "collect.language_models.OpenAILM": "collect.backends.OpenAILM",

@@ -64,7 +64,11 @@ def test_no_config_says_again_what_a_file_beside_it_says(config: Path) -> None:
     assert "<<" not in text
     others = "\n".join(path.read_text() for path in NAMED if path.parent == config.parent and path != config)
     said = re.findall(r"^class_path: ([\w.]+)(?<!yaml)$", others, re.MULTILINE)
-    several = {"collect.verifiers.ToyWorldVerifier", "collect.backends.TransformersLM"}  # judge, discriminator
+    several = {  # judge, discriminator, choice
+        "collect.verifiers.ToyWorldVerifier",
+        "collect.backends.TransformersLM",
+        "collect.rewriters.RAPORewriter",
+    }
     assert set(re.findall(r"class_path: ([\w.]+)", text)).isdisjoint(set(said) - several)
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
 from collect.evaluation.answers import Method
+from collect.evaluation.variety import variety
 from collect.intent.gate import IntentGate
 from collect.search.sspo import mean
 from data_modules.records import Prompt, Result
@@ -58,8 +59,9 @@ class Summary:
             takes to judge and to propose is not in it. ``None`` if no video had to be made.
         intent_kept: mean share of what the prompt asks for that the rewrite still says.
         intent_passed: share of rewrites that pass the gate.
-        unchanged: share of rewrites that are the raw prompt.
+        unchanged: share of rewrites that are the raw prompt: the method fell back to it, or left it alone.
         mean_words: of the rewrites.
+        variety: distinct words among 100 that the rewrites add; ``None`` where they add fewer.
     """
 
     method: str
@@ -72,6 +74,7 @@ class Summary:
     intent_passed: float
     unchanged: float
     mean_words: float
+    variety: float | None
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,7 @@ def summarise(
                 intent_passed=mean([float(report.passed) for report in reports]),
                 unchanged=mean([float(raw == text) for raw, text in texts]),
                 mean_words=mean([len(text.split()) for _, text in texts]),
+                variety=variety(texts),
             )
         )
     return Report(

@@ -14,6 +14,7 @@ def show(report: Report) -> None:
     """Print the closing tables, in full where nobody watches the width."""
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     console.print(_methods(report))
+    console.print(_texts(report))
     if report.differences:
         console.print(_differences(report))
     if report.rounds:
@@ -37,6 +38,16 @@ def _methods(report: Report) -> Table:
             f"{s.intent_kept:.0%}",
             f"{s.mean_words:.0f}",
         )
+    return table
+
+
+def _texts(report: Report) -> Table:
+    table = Table(title="what the methods write", caption="variety: distinct words among 100 that they add")
+    for column in ("method", "passes the gate", "is the raw prompt", "variety"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for s in report.methods:
+        varied = "" if s.variety is None else f"{s.variety:.0f}"
+        table.add_row(s.method, f"{s.intent_passed:.0%}", f"{s.unchanged:.0%}", varied)
     return table
 
 

@@ -5,23 +5,23 @@ rule added: nothing that loses what the user asked for goes on to the next step.
 """
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
 from collect.graph.relation_graph import RelationGraph
 from collect.graph.retrieval import Retrieval, Retrieved, retrieve
 from collect.intent.gate import IntentGate, IntentReport
-from collect.protocols import Discriminator, LanguageModel
+from collect.protocols import Discriminator, LanguageModel, Rewriter
 from collect.rewriters.lm import wish
 from data_modules import templates
 from data_modules.records import Messages, Prompt
 
 logger = logging.getLogger(__name__)
 
-Origin = Literal["raw", "merged", "refactored", "direct"]
 Outcome = Literal["merged", "unchanged", "undone"]
 
 
@@ -45,11 +45,20 @@ class Merge:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A rewrite that may be chosen, with the gate's report on it."""
+    """A rewrite that may be chosen.
 
-    origin: Origin
+    Args:
+        origin: merged, refactored, direct, or the name of another rewriter.
+        text: the rewrite.
+        report: of the gate.
+        preference: mean probability, by the discriminator, that it is better than each of the others that pass the
+            gate; ``None`` where it was not asked, because fewer than two different candidates passed.
+    """
+
+    origin: str
     text: str
     report: IntentReport
+    preference: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,10 +69,9 @@ class Rewriting:
         prompt: what the user asked for.
         retrieved: details found in the graph, most similar to the prompt first.
         merges: what came of each, in the same order.
-        candidates: the rewrite by the graph and the refactoring model, and the direct one; those there are.
-        preference: probability that the first candidate is better than the second, by the discriminator; ``None``
-            where it was not asked, because fewer than two different candidates passed the gate.
-        origin: where the answer is from.
+        candidates: the rewrite by the graph and the refactoring model, the direct one, and those of other rewriters;
+            those there are, each text once.
+        origin: of the candidate that is the answer; raw where none passed the gate.
         text: the answer.
     """
 
@@ -71,16 +79,16 @@ class Rewriting:
     retrieved: tuple[Retrieved, ...]
     merges: tuple[Merge, ...]
     candidates: tuple[Candidate, ...]
-    preference: float | None
-    origin: Origin
+    origin: str
     text: str
 
 
 class RAPORewriter:
     """Rewrites prompts as Stage 1 does: retrieve, merge, refactor, write a second candidate directly, choose.
 
-    Every part may be left out. The gate decides first: what it fails is never the answer, and where no candidate
-    passes, the raw prompt is. Of two that pass, the discriminator takes the one it finds more likely to be better;
+    Every part may be left out. The paper chooses between two candidates; ``others`` adds more. The gate decides first:
+    what it fails is never the answer, and where no candidate passes, the raw prompt is. Of those that pass, the
+    discriminator compares every two, and the one that it finds most likely to be better is taken, the first of equals;
     without a discriminator it is the first.
 
     Args:
@@ -89,7 +97,8 @@ class RAPORewriter:
         merger: works one detail after another into the prompt; goes with ``graph``.
         refactorer: puts the merged prompt in the form of the video model's captions (the paper's L_r).
         direct: writes the second candidate by plain instruction.
-        discriminator: chooses between the two candidates (the paper's L_d); needs ``direct`` and a first candidate.
+        others: rewriters by name that write further candidates.
+        discriminator: chooses between the candidates (the paper's L_d); needs at least two.
         retrieval: how details are chosen; ``None`` takes the defaults.
         encoder: of the graph, a Sentence Transformers id or directory; by default the packaged all-MiniLM-L6-v2.
         few_shot: show the merger and the direct rewriter examples, as earlier turns; models trained on these templates
@@ -107,6 +116,7 @@ class RAPORewriter:
         merger: LanguageModel | None = None,
         refactorer: LanguageModel | None = None,
         direct: LanguageModel | None = None,
+        others: dict[str, Rewriter] | None = None,
         discriminator: Discriminator | None = None,
         retrieval: Retrieval | None = None,
         encoder: str | None = None,
@@ -117,18 +127,22 @@ class RAPORewriter:
                 "graph and merger go together: what is retrieved from the one is worked in by the other; "
                 f"{'graph' if graph is None else 'merger'} is not given"
             )
-        if graph is None and refactorer is None and direct is None:
-            raise ValueError("there is nothing to rewrite with; give a graph and a merger, a refactorer, or direct")
-        if discriminator is not None and (direct is None or (graph is None and refactorer is None)):
+        sources = [graph is not None or refactorer is not None, direct is not None, *(True for _ in others or {})]
+        if not any(sources):
             raise ValueError(
-                "a discriminator chooses between two candidates; give direct for the one, and a refactorer or a graph "
-                "and a merger for the other"
+                "there is nothing to rewrite with; give a graph and a merger, a refactorer, direct, or others"
+            )
+        if discriminator is not None and sum(sources) < 2:
+            raise ValueError(
+                "a discriminator chooses between at least two candidates; give two of these: a refactorer or a graph "
+                "and a merger; direct; one or more others"
             )
         self.gate = gate
         self.graph = None if graph is None else RelationGraph.open(graph, encoder)
         self.merger = merger
         self.refactorer = refactorer
         self.direct = direct
+        self.others = others or {}
         self.discriminator = discriminator
         self.retrieval = Retrieval() if retrieval is None else retrieval
         self.few_shot = few_shot
@@ -154,17 +168,13 @@ class RAPORewriter:
         """Rewrite each prompt and tell how: what was retrieved, merged and undone, and what was chosen from."""
         retrieved = self.retrieve(prompts)
         merged, merges = self._merge(prompts, retrieved)
-        candidates = self._candidates(prompts, merged)
-        preferences = self._choose(prompts, candidates)
+        candidates = self._compare(prompts, self._candidates(prompts, merged))
         rewritings = []
-        for prompt, found, done, offered, preference in zip(
-            prompts, retrieved, merges, candidates, preferences, strict=True
-        ):
+        for prompt, found, done, offered in zip(prompts, retrieved, merges, candidates, strict=True):
             passed = [candidate for candidate in offered if candidate.report.passed]
-            if preference is not None and preference < 0.5:
-                passed.reverse()
-            origin, text = (passed[0].origin, passed[0].text) if passed else ("raw", prompt.prompt)
-            rewritings.append(Rewriting(prompt, tuple(found), tuple(done), offered, preference, origin, text))
+            best = max(passed, key=lambda candidate: candidate.preference or 0.0, default=None)  # the first of equals
+            origin, text = (best.origin, best.text) if best else ("raw", prompt.prompt)
+            rewritings.append(Rewriting(prompt, tuple(found), tuple(done), tuple(offered), origin, text))
         fallbacks = sum(rewriting.origin == "raw" for rewriting in rewritings)
         outcomes = Counter(merge.outcome for rewriting in rewritings for merge in rewriting.merges)
         self.fallbacks += fallbacks
@@ -201,9 +211,9 @@ class RAPORewriter:
                     texts[row] = text
         return texts, merges
 
-    def _candidates(self, prompts: Sequence[Prompt], merged: Sequence[str]) -> list[tuple[Candidate, ...]]:
-        """Offer the merged prompt in caption form, or as it is, and the direct rewrite; repeats are offered once."""
-        columns: list[tuple[Origin, Sequence[str]]] = []
+    def _candidates(self, prompts: Sequence[Prompt], merged: Sequence[str]) -> list[list[Candidate]]:
+        """Offer the merged prompt in caption form or as it is, the direct rewrite and the others'; each text once."""
+        columns: list[tuple[str, Sequence[str]]] = []
         if self.refactorer is not None:
             asked = [templates.refactor(text, prompt.task) for prompt, text in zip(prompts, merged, strict=True)]
             columns.append(("refactored", self.refactorer.complete(asked, seed=0)))
@@ -212,6 +222,7 @@ class RAPORewriter:
         if self.direct is not None:
             wishes = [templates.direct(wish(prompt), few_shot=self.few_shot) for prompt in prompts]
             columns.append(("direct", self.direct.complete(wishes, seed=0)))
+        columns += [(name, rewriter.rewrite(prompts)) for name, rewriter in self.others.items()]
         raws = [prompt.prompt for prompt in prompts]
         reports = [self.gate.check(list(zip(raws, texts, strict=True))) for _, texts in columns]
         offered = []
@@ -220,17 +231,26 @@ class RAPORewriter:
             for (origin, texts), column in zip(columns, reports, strict=True):
                 if texts[row] != raw:
                     own.setdefault(texts[row], Candidate(origin, texts[row], column[row]))
-            offered.append(tuple(own.values()))
+            offered.append(list(own.values()))
         return offered
 
-    def _choose(self, prompts: Sequence[Prompt], candidates: Sequence[Sequence[Candidate]]) -> list[float | None]:
-        """Ask the discriminator about each two candidates that pass the gate."""
-        preferences: list[float | None] = [None] * len(prompts)
-        rows = [row for row, own in enumerate(candidates) if len(own) == 2 and all(c.report.passed for c in own)]
-        if self.discriminator is not None and rows:
-            first, second = ([candidates[row][place].text for row in rows] for place in (0, 1))
-            for row, value in zip(
-                rows, self.discriminator.choose([prompts[row] for row in rows], first, second), strict=True
-            ):
-                preferences[row] = value
-        return preferences
+    def _compare(self, prompts: Sequence[Prompt], candidates: Sequence[Sequence[Candidate]]) -> list[list[Candidate]]:
+        """Ask the discriminator about every two candidates of a prompt that pass the gate, all prompts in one call."""
+        places = [[place for place, one in enumerate(own) if one.report.passed] for own in candidates]
+        pairs = [(row, *pair) for row, passed in enumerate(places) for pair in combinations(passed, 2)]
+        compared = [list(own) for own in candidates]
+        if self.discriminator is None or not pairs:
+            return compared
+        chosen = self.discriminator.choose(
+            [prompts[row] for row, _, _ in pairs],
+            [candidates[row][first].text for row, first, _ in pairs],
+            [candidates[row][second].text for row, _, second in pairs],
+        )
+        won: dict[tuple[int, int], float] = defaultdict(float)
+        for (row, first, second), probability in zip(pairs, chosen, strict=True):
+            won[row, first] += probability
+            won[row, second] += 1 - probability
+        for (row, place), sum_won in won.items():
+            preference = sum_won / (len(places[row]) - 1)
+            compared[row][place] = replace(candidates[row][place], preference=preference)
+        return compared

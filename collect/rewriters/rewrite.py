@@ -38,6 +38,7 @@ NOT_ASKED: dict[str, Any] = {
     "merger": Namespace(class_path="collect.rewriters.rewrite.NoLanguageModel", init_args=Namespace()),
     "refactorer": None,
     "direct": None,
+    "others": None,
     "discriminator": None,
 }
 
@@ -176,14 +177,18 @@ def to_json(rewriting: Rewriting) -> dict[str, Any]:
         "rewrite": rewriting.text,
         "origin": rewriting.origin,
         **changes(rewriting.prompt.prompt, rewriting.text),
-        "preference": rewriting.preference,
         "modifiers": [asdict(modifier) for modifier in rewriting.retrieved],
         "merges": [
             {"modifier": merge.modifier.phrase, "text": merge.text, "outcome": merge.outcome, **_gate(merge.report)}
             for merge in rewriting.merges
         ],
         "candidates": [
-            {"origin": candidate.origin, "text": candidate.text, **_gate(candidate.report)}
+            {
+                "origin": candidate.origin,
+                "text": candidate.text,
+                "preference": candidate.preference,
+                **_gate(candidate.report),
+            }
             for candidate in rewriting.candidates
         ],
     }
@@ -218,8 +223,10 @@ def difference(rewriting: Rewriting) -> Text:
     for candidate in rewriting.candidates:
         if not candidate.report.passed:
             shown.append(f"  {candidate.origin} refused: {_why(candidate.report)}\n", "dim")
-    if rewriting.preference is not None:
-        shown.append(f"  first candidate better with probability {rewriting.preference:.2f}\n", "dim")
+        elif candidate.preference is not None:
+            shown.append(
+                f"  {candidate.origin} better than the others with probability {candidate.preference:.2f}\n", "dim"
+            )
     return shown
 
 

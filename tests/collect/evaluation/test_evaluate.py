@@ -336,7 +336,7 @@ def test_the_closing_tables_fit_a_terminal(capsys: pytest.CaptureFixture[str]) -
         num_prompts=100,
         unjudged=[],
         seconds_per_video=0.2,
-        methods=[Summary(name, some, some, some, 12.3, 123.4, 1.0, 1.0, 0.1, 24.0) for name in names],
+        methods=[Summary(name, some, some, some, 12.3, 123.4, 1.0, 1.0, 0.1, 24.0, 34.5) for name in names],
         differences=[Difference("dpo", "dpo before", some)],
         rounds=[Round(3, 12.3, some, some, some, some)],
     )

@@ -13,7 +13,7 @@ from collect.backends.transformers_lm import TransformersLM
 from collect.evaluation.choice import measure, paired
 from collect.examples.labels import labels
 from collect.protocols import Verdict
-from collect.rewriters.discriminator import ChoosingRewriter, Discriminator
+from collect.rewriters import Discriminator, RAPORewriter
 from data_modules.records import Choice, Prompt, read_records, write_records
 from data_modules.templates import CHOICE_LABELS, choose
 from tests.collect.fakes import FakeGate, FakeGenerator, FakeVerifier
@@ -223,12 +223,12 @@ def test_the_rewrite_the_discriminator_likes_best_is_taken() -> None:
         "lost": Writer(" lost", alone=["a bee"]),
         "middle": Writer(" at once", alone=["a ant"]),
     }
-    rewriter = ChoosingRewriter(candidates, Shortest(), FakeGate())
+    rewriter = RAPORewriter(FakeGate(), others=candidates, discriminator=Shortest())
     assert rewriter.rewrite(PROMPTS[:3]) == ["a ant and so on", "a bee now", "a cow now"]
     lost = {"one": Writer(" lost"), "other": Writer(" lost too")}
-    assert ChoosingRewriter(lost, Shortest(), FakeGate()).rewrite(PROMPTS[:1]) == ["a ant"]
-    with pytest.raises(ValueError, match="at least two rewriters, got one"):
-        ChoosingRewriter({"one": Writer("")}, Shortest(), FakeGate())
+    assert RAPORewriter(FakeGate(), others=lost, discriminator=Shortest()).rewrite(PROMPTS[:1]) == ["a ant"]
+    with pytest.raises(ValueError, match="at least two candidates"):
+        RAPORewriter(FakeGate(), others={"one": Writer("")}, discriminator=Shortest())
 
 
 def pair(prompt_id: str, scores: dict[str, float]) -> tuple[Choice, Choice]:

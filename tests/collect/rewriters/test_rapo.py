@@ -219,8 +219,44 @@ def test_a_discriminator_chooses_where_both_candidates_pass(graph: Path, gate: I
         )
         boat, bird = rewriter.explain([BOAT, BIRD])
         assert (boat.origin, boat.text) == (origin, favourite)
-        assert (bird.origin, bird.preference) == ("refactored", None)  # its direct rewrite failed the gate
+        preferences = {candidate.origin: candidate.preference for candidate in boat.candidates}
+        assert preferences.pop(origin) == pytest.approx(0.9)
+        assert list(preferences.values()) == pytest.approx([0.1])
+        assert (bird.origin, bird.candidates[0].preference) == (
+            "refactored",
+            None,
+        )  # its direct rewrite failed the gate
         assert chooses.asked == 1
+
+
+class Longer:
+    """Finds the longer of two texts better, and is never sure."""
+
+    def choose(self, prompts: Sequence[Prompt], firsts: Sequence[str], seconds: Sequence[str]) -> list[float]:
+        lengths = zip(map(len, firsts), map(len, seconds), strict=True)
+        return [0.5 + 0.4 * ((first > second) - (first < second)) for first, second in lengths]
+
+
+class Appends:
+    """A rewriter of a user's own."""
+
+    def __init__(self, ending: str) -> None:
+        self.ending = ending
+
+    def rewrite(self, prompts: Sequence[Prompt]) -> list[str]:
+        return [f"{prompt.prompt}{self.ending}" for prompt in prompts]
+
+
+def test_further_candidates_are_compared_two_by_two(gate: IntentGate) -> None:
+    others = {"noon": Appends(" at noon"), "late": Appends(" late in the evening"), "parrot": Appends("")}
+    refactorer = Answering(lambda prompt, _: f"{prompt} at dawn")
+    [rewriting] = RAPORewriter(gate, refactorer=refactorer, others=others, discriminator=Longer()).explain([BOAT])
+    assert (rewriting.origin, rewriting.text) == ("late", f"{BOAT.prompt} late in the evening")
+    preferences = {candidate.origin: candidate.preference for candidate in rewriting.candidates}
+    # Of the equally long ones each has a half against the other, and both lose to the longest: (0.5 + 0.1) / 2.
+    assert preferences == {"refactored": pytest.approx(0.3), "noon": pytest.approx(0.3), "late": pytest.approx(0.9)}
+    [unchosen] = RAPORewriter(gate, others=others).explain([BOAT])
+    assert (unchosen.origin, unchosen.candidates[0].preference) == ("noon", None)  # the first that passes
 
 
 def test_the_second_candidate_stands_in_for_a_first_that_fails(gate: IntentGate) -> None:
@@ -267,7 +303,7 @@ def test_parts_that_would_not_be_used_are_refused(graph: Path, gate: IntentGate,
         RAPORewriter(gate, merger=model)
     with pytest.raises(ValueError, match="nothing to rewrite with"):
         RAPORewriter(gate)
-    with pytest.raises(ValueError, match="a discriminator chooses between two candidates"):
+    with pytest.raises(ValueError, match="a discriminator chooses between at least two candidates"):
         RAPORewriter(gate, refactorer=model, discriminator=Prefers(""))
     with pytest.raises(FileNotFoundError, match="holds no finished graph"):
         RAPORewriter(gate, tmp_path, model)

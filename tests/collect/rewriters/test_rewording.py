@@ -13,8 +13,8 @@ from collect.backends.transformers_lm import TransformersLM
 from collect.intent.gate import IntentGate
 from collect.protocols import Verdict, Verifier
 from collect.rewriters.critique import CritiqueRewriter
-from collect.rewriters.discriminator import ChoosingRewriter
 from collect.rewriters.lm import LMRewriter
+from collect.rewriters.rapo import RAPORewriter
 from collect.rewriters.rewording import RewordingRewriter
 from collect.verifiers import CallableVerifier, ConsistencyVerifier, FlowVerifier, ToyWorldVerifier
 from data_modules.records import Choice, Prompt, read_records
@@ -180,7 +180,7 @@ class Commoner:
 
 def test_a_choice_can_be_offered_rewordings(plain: LMRewriter, proposer: CritiqueRewriter, gate: IntentGate) -> None:
     reworded = RewordingRewriter(plain, proposer, ToyWorldVerifier())
-    choosing = ChoosingRewriter({"plain": plain, "reworded": reworded}, Commoner(), gate)
+    choosing = RAPORewriter(gate, others={"plain": plain, "reworded": reworded}, discriminator=Commoner())
     assert choosing.rewrite(PROMPTS[:1]) == reworded.rewrite(PROMPTS[:1])
 
 
