@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import ModularPipeline
 from numpy.typing import NDArray
 
 from collect.backends.identity import identify
@@ -37,7 +38,7 @@ LONG = "a cat that walks slowly over a wide green hill towards a small red house
 
 
 class DiffusersGenerator:
-    """A text-to-video pipeline of diffusers.
+    """A text-to-video pipeline of diffusers, of the modular kind too.
 
     When it is made it rehearses: one denoising step at full size and batch. Settings that cannot work are refused
     there, and not after a whole video: arguments, sizes that the pipeline rounds, numbers that are not finite, memory.
@@ -190,13 +191,16 @@ class DiffusersGenerator:
         arguments = self.call_kwargs | changes
         if "negative_prompt" in arguments:  # several pipelines take it only in the form of the prompts
             arguments["negative_prompt"] = [arguments["negative_prompt"]] * len(filled)
-        output = self.pipeline(
-            prompt=[request.prompt for request in filled],
-            generator=[torch.Generator().manual_seed(request.seed) for request in filled],
-            output_type="np",
-            **arguments,
-        )
-        videos = np.asarray(output.frames)
+        asked = {
+            "prompt": [request.prompt for request in filled],
+            "generator": [torch.Generator().manual_seed(request.seed) for request in filled],
+            "output_type": "np",
+        }
+        if isinstance(self.pipeline, ModularPipeline):  # its sound, if it makes any, is left out
+            output = {"frames": self.pipeline(**asked, **arguments, output="videos")}
+        else:
+            output = self.pipeline(**asked, **arguments)
+        videos = np.asarray(output["frames"])
         name = type(self.pipeline).__name__
         if videos.shape[1:] != self.shape:
             raise ValueError(

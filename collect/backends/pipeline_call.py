@@ -4,6 +4,10 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from diffusers import ModularPipeline
+
+from collect.backends.pipeline_loading import set_component
+
 FRAMES = ("num_frames", "video_length", "frames")  # Latte says video_length, SANA-Video frames
 RATES = ("frame_rate", "fps")
 
@@ -28,8 +32,18 @@ def accepted_arguments(pipeline: Any) -> dict[str, Any]:
     Raises:
         ValueError: if it makes no videos, or cannot make one from a text alone.
     """
-    parameters = inspect.signature(pipeline.__call__).parameters
     name = type(pipeline).__name__
+    if isinstance(pipeline, ModularPipeline):
+        parameters = {
+            put.name: inspect.Parameter(
+                put.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if put.required else put.default,
+            )
+            for put in pipeline.blocks.inputs
+        }
+    else:
+        parameters = dict(inspect.signature(pipeline.__call__).parameters)
     if not parameters.keys() & set(FRAMES):
         raise ValueError(f"{name} makes no videos: it takes none of {', '.join(FRAMES)}.")
     needed = [key for key, value in parameters.items() if value.default is value.empty and key != "prompt"]
@@ -66,7 +80,7 @@ def call_arguments(
     if "negative_prompt" in call_kwargs:
         raise ValueError("negative_prompt is an argument of its own; take it out of call_kwargs.")
     if guidance_scale is not None and "guidance_scale" not in accepted and "guider" in pipeline.components:
-        pipeline.guider = pipeline.guider.new(guidance_scale=guidance_scale)
+        set_component(pipeline, "guider", pipeline.guider.new(guidance_scale=guidance_scale))
         guidance_scale = None
     optional = {
         "num_inference_steps": num_inference_steps,
@@ -111,7 +125,10 @@ def frames_per_second(pipeline: Any, accepted: Mapping[str, Any]) -> int:
     for rate in RATES:
         if accepted.get(rate):
             return round(accepted[rate])
-    if name == "WanPipeline":  # https://github.com/Wan-Video/Wan2.2, wan/configs: 24 for the 5B model alone
+    if name in (
+        "WanPipeline",
+        "WanModularPipeline",
+    ):  # https://github.com/Wan-Video/Wan2.2, wan/configs: 24 for the 5B model alone
         return 24 if pipeline.config.get("expand_timesteps") else 16
     if name == "CogVideoXPipeline":  # https://github.com/zai-org/CogVideo, README: 16 since 1.5
         return 16 if pipeline.transformer.config.patch_size_t else 8

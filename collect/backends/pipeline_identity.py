@@ -9,6 +9,7 @@ from typing import Any
 import diffusers
 
 from collect.backends.identity import add_sample
+from collect.backends.pipeline_loading import INDEXES
 
 
 def pipeline_fingerprint(folder: Path, others: Sequence[str], settings: Any) -> str:
@@ -20,7 +21,7 @@ def pipeline_fingerprint(folder: Path, others: Sequence[str], settings: Any) -> 
         settings: whatever else shows in a video, as JSON.
     """
     digest = hashlib.sha256(f"{diffusers.__version__} {json.dumps(settings, sort_keys=True, default=str)}".encode())
-    index = folder / "model_index.json"
+    index = next(folder / name for name in INDEXES if (folder / name).is_file())
     parts = [folder / name for name, value in json.loads(index.read_text()).items() if isinstance(value, list)]
     for path in (index, *parts, *map(Path, others)):
         files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())

@@ -10,11 +10,12 @@ from typing import Any, Literal
 import diffusers
 import torch
 import transformers
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModularPipeline
 from diffusers.quantizers import PipelineQuantizationConfig
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
+INDEXES = ("model_index.json", "modular_model_index.json")
 FLOAT32_VAES = {"AutoencoderKLWan"}  # of Wan, SkyReels-V2 and SANA-Video: their makers run them in float32
 
 
@@ -57,7 +58,7 @@ def local_folder(pretrained: str, load_kwargs: Mapping[str, Any]) -> Path:
         FileNotFoundError: if ``pretrained`` looks like a directory and holds no pipeline.
     """
     folder = Path(pretrained)
-    if (folder / "model_index.json").is_file():
+    if any((folder / index).is_file() for index in INDEXES):
         return folder
     if folder.exists() or pretrained.count("/") != 1 or pretrained.startswith((".", "/", "~")):
         raise FileNotFoundError(f"{pretrained} is no diffusers pipeline: it has no model_index.json.")
@@ -77,8 +78,15 @@ def load_pipeline(
     Raises:
         ValueError: if this version of diffusers lacks the class, the class lacks a component, or a package is missing.
     """
-    index = json.loads((folder / "model_index.json").read_text())
+    plain, modular = (folder / name for name in INDEXES)
+    index = json.loads((plain if plain.is_file() else modular).read_text())
     precisions = precision_of_parts(index, dtype)
+    if not plain.is_file():
+        if pipeline_class or components or quantization:
+            raise ValueError(f"{folder} is a modular pipeline, which takes no other class, components or quantization.")
+        pipeline = ModularPipeline.from_pretrained(str(folder), **load_kwargs)
+        pipeline.load_components(dtype=precisions)
+        return pipeline
     kind = named_class(pipeline_class or index["_class_name"])
     parts = set(inspect.signature(kind.__init__).parameters) - {"self"}
     unknown = components.keys() - parts
@@ -139,7 +147,15 @@ def set_scheduler(pipeline: Any, settings: Mapping[str, Any]) -> None:
     unknown = changes.keys() - known
     if unknown:
         raise ValueError(f"{kind.__name__} takes no {', '.join(sorted(unknown))}; it takes {', '.join(sorted(known))}.")
-    pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **changes)
+    set_component(pipeline, "scheduler", kind.from_config(pipeline.scheduler.config, **changes))
+
+
+def set_component(pipeline: Any, name: str, value: Any) -> None:
+    """Put another part in the place of one."""
+    if isinstance(pipeline, ModularPipeline):
+        pipeline.update_components(**{name: value})
+    else:
+        setattr(pipeline, name, value)
 
 
 def add_adapters(pipeline: Any, adapters: Sequence[Adapter]) -> None:

@@ -42,6 +42,8 @@ def fit(pipeline: Any, memory: Memory, device: str) -> None:
     """
     if memory.offload is not None and torch.device(device).type == "cpu":
         raise ValueError(f"offload is {memory.offload} but device is {device}: there is nothing to move models out of.")
+    if memory.offload is not None and "enable_model_cpu_offload" not in dir(pipeline):
+        raise ValueError(f"{type(pipeline).__name__} is modular and takes no offload; leave it out.")
     denoisers = [pipeline.components[name] for name in DENOISERS if pipeline.components.get(name) is not None]
     vae = pipeline.components.get("vae")
     for wanted, name in ((memory.vae_tiling, "enable_tiling"), (memory.vae_slicing, "enable_slicing")):

@@ -10,7 +10,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
-from diffusers import UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from diffusers import ModularPipeline, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from peft import LoraConfig, get_peft_model_state_dict
 
 from collect.backends.diffusers_generator import DiffusersGenerator
@@ -184,6 +184,22 @@ def test_the_fingerprint_sees_every_file_of_the_model_and_none_beside_it(wan: Pa
     assert DiffusersGenerator(str(folder), **settings).fingerprint == before
     (folder / "tokenizer" / "chat_template.jinja").write_text("{{ messages }}")
     assert DiffusersGenerator(str(folder), **settings).fingerprint != before
+
+
+def test_a_modular_pipeline_makes_the_same_videos(wan: Path, tmp_path: Path) -> None:
+    modular = ModularPipeline.from_pretrained(str(wan))
+    modular.load_components()
+    modular.save_pretrained(str(tmp_path / "modular"), overwrite_modular_index=True)
+    settings = {"num_inference_steps": 2, "guidance_scale": 3.0, "num_frames": 5, "height": 16, "width": 16}
+    made = []
+    for folder in (wan, tmp_path / "modular"):
+        model = DiffusersGenerator(str(folder), **settings, batch_size=2)
+        assert (model.fps, model.batch_size) == (16, 2)
+        model.generate(requests(tmp_path)[:2])
+        made.append([request.path.read_bytes() for request in requests(tmp_path)[:2]])
+    assert made[0] == made[1]
+    with pytest.raises(ValueError, match="there is nothing to move models out of"):
+        DiffusersGenerator(str(tmp_path / "modular"), **settings, memory=Memory(offload="model"))
 
 
 def test_a_pipeline_that_needs_a_picture_is_refused_when_it_is_made(wan: Path) -> None:

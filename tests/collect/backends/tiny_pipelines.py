@@ -121,10 +121,15 @@ def flow(shift: float = 3.0) -> Any:
     return diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
 
 
+def unipc() -> Any:
+    """The scheduler that Wan's checkpoints and SkyReels' name."""
+    return diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)
+
+
 def wan(**changes: Any) -> Any:
     """Wan2.1; with a second transformer Wan2.2 A14B."""
     parts = {"tokenizer": word_tokenizer(), "text_encoder": t5("UMT5"), "vae": wan_vae()}
-    parts |= {"transformer": wan_transformer(), "scheduler": flow()}
+    parts |= {"transformer": wan_transformer(), "scheduler": unipc()}
     return diffusers.WanPipeline(**(parts | changes))
 
 
@@ -140,7 +145,7 @@ def skyreels() -> Any:
         text_encoder=t5("UMT5"),
         vae=wan_vae(),
         transformer=wan_transformer("SkyReelsV2Transformer3DModel"),
-        scheduler=diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
+        scheduler=unipc(),
     )
 
 
