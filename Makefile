@@ -6,6 +6,8 @@ SHELL := /bin/bash
 SIZE ?= toy
 STAGE ?= evaluate
 ROUNDS ?= 1
+CAPTIONS ?=
+PROMPTS ?=
 ARGS ?=
 CONFIGS := configs/$(SIZE)
 OUT := outputs/$(SIZE)
@@ -77,7 +79,7 @@ SEEDS := 2
 train: ## Run all three stages and print the closing table (STAGE=sft stops after that stage, ROUNDS=2 tunes twice)
 	@for round in $$(seq $(ROUNDS)); do $(MAKE) --no-print-directory ROUND=$$round $(STAGE) || exit; done
 
-data: $(OUT)/data/captions.jsonl ## Write the toy world's captions and prompts
+data: $(OUT)/data/captions.jsonl ## Write the captions and prompts: the toy world's, or with SIZE=wan2.1 yours (CAPTIONS=, PROMPTS=)
 graph: $(OUT)/stage1_graph/meta.json ## Stage 1: build the relation graph of the captions
 pairs: $(OUT)/stage1_pairs/train.jsonl ## Stage 1: make training pairs, deformed caption to caption
 rewriter: $(OUT)/stage1_rewriter/hf/config.json ## Stage 1: train and export the rewriter
@@ -92,8 +94,16 @@ evaluate: $(HERE)/$(EVALUATION)/summary.json ## Compare all methods on held-out 
 evaluate-full: ## Compare on every held-out prompt, with twice the seeds
 	@$(MAKE) --no-print-directory EVALUATION=evaluate_full HELD_OUT=null SEEDS=4 evaluate
 
+# The toy world makes its captions and prompts; a real model's are its user's.
+ifeq ($(SIZE),toy)
 $(OUT)/data/captions.jsonl: | $(INSTALLED)
 	$(PYTHON) -m data_modules.toyworld --output_dir $(@D)
+else
+$(OUT)/data/captions.jsonl: $(CAPTIONS) $(PROMPTS) | $(INSTALLED)
+	$(if $(and $(CAPTIONS),$(PROMPTS)),,$(error SIZE=$(SIZE) needs CAPTIONS=FILE, texts written like the captions \
+		the model was trained on, and PROMPTS=FILE, what your users type, both with one a line; see docs/video_model.md))
+	$(COLLECT) data --captions $(CAPTIONS) --prompts $(PROMPTS) --output $(@D)
+endif
 
 $(OUT)/stage1_graph/meta.json: $(CONFIGS)/stage1_graph.yaml $(OUT)/data/captions.jsonl
 	$(COLLECT) graph --config $<

@@ -1,4 +1,4 @@
-"""python -m collect {graph,pairs,labels,choice,run,mine,export,evaluate,ablation,suite,rewrite}.
+"""python -m collect {data,graph,pairs,labels,choice,run,mine,export,evaluate,ablation,suite,rewrite}.
 
 What uses trained models.
 """
@@ -19,6 +19,7 @@ from collect.backends.token_budget import name_long_prompts, tell_gates
 from collect.evaluation.ablation import ablation
 from collect.evaluation.choice import choice
 from collect.evaluation.evaluate import evaluate
+from collect.examples.data import data
 from collect.examples.labels import labels
 from collect.examples.mine import mine
 from collect.examples.pairs import pairs
@@ -32,6 +33,7 @@ from collect.sub_configs import SubConfigs
 from collect.suites.suite import suite
 
 VERBS: dict[str, Any] = {
+    "data": data,
     "graph": graph,
     "pairs": pairs,
     "labels": labels,

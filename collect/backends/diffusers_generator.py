@@ -258,6 +258,7 @@ def sounds_of(pipeline: Any, output: Any, num_videos: int) -> Sequence[Sound | N
     """What each video sounds like; nothing where the model makes no sound."""
     if output.get("audio") is None:
         return [None] * num_videos
-    rate = pipeline.components["vocoder"].config.output_sampling_rate
-    # (videos, channels, samples)
-    return [Sound(audio.float().cpu().numpy().T, rate) for audio in output["audio"][:num_videos]]
+    named = type(pipeline).__name__
+    rate = pipeline.audio_sample_rate if "Kandinsky6" in named else pipeline.vocoder.config.output_sampling_rate
+    waves = torch.as_tensor(output["audio"]).float().cpu().numpy()[:num_videos]
+    return [Sound(wave.reshape(-1, wave.shape[-1]).T, rate) for wave in waves]  # (channels, samples) or (samples)
