@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from models.lora import LoRA
 from models.schedules import constant
+from models.sharding import shard
 
 Batch = dict[str, Tensor]
 
@@ -108,7 +109,12 @@ class LoRAModule(TrainingModule):
         pretrained: Hugging Face id or directory with weights and tokenizer.
         lora: adapter shape; ``None`` trains every weight.
         gradient_checkpointing: recompute activations in the backward pass.
+        four_bit: hold the base's weights in four bits while adapters are trained on it (QLoRA); exports have the
+            base's own weights.
         **kwargs: see :class:`TrainingModule`.
+
+    Raises:
+        ValueError: if the base is to be held in four bits without adapters, which leaves nothing to train.
     """
 
     task_type: ClassVar[TaskType]
@@ -119,12 +125,16 @@ class LoRAModule(TrainingModule):
         pretrained: str,
         lora: LoRA | None = None,
         gradient_checkpointing: bool = False,
+        four_bit: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if four_bit and lora is None:
+            raise ValueError("four_bit needs `lora`: weights in four bits are not trained, only adapters on them.")
         self.pretrained = pretrained
         self.lora = lora
         self.gradient_checkpointing = gradient_checkpointing
+        self.four_bit = four_bit
         self.model = None
 
     @property
@@ -132,6 +142,15 @@ class LoRAModule(TrainingModule):
         """What adapters are for, as they name it: an id of the Hub, or the full path of a folder."""
         folder = Path(self.pretrained)
         return str(folder.resolve()) if folder.is_dir() else self.pretrained
+
+    @property
+    def network(self) -> PreTrainedModel:
+        """The pretrained network, with adapters in its layers if there are any.
+
+        PEFT's wrapper calls its ``forward`` alone, without the hooks by which sharded weights are gathered.
+        """
+        assert self.model is not None
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
     @abstractmethod
     def load_backbone(self) -> PreTrainedModel:
@@ -144,8 +163,13 @@ class LoRAModule(TrainingModule):
         model = self.load_backbone()
         if self.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
+        mesh = self.device_mesh
+        network = model
         if self.lora is not None:
-            model = get_peft_model(model, self.lora.to_peft(self.task_type))
+            # What is sharded together must have one precision.
+            model = get_peft_model(model, self.lora.to_peft(self.task_type), autocast_adapter_dtype=mesh is None)
+        if mesh is not None:
+            shard(network, mesh)
         self.model = model.train()  # from_pretrained returns eval mode and Lightning keeps it
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
@@ -155,6 +179,14 @@ class LoRAModule(TrainingModule):
             return state
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         return {name: value for name, value in state.items() if name in trained}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep only trained weights, also where a strategy gathers all of them."""
+        super().on_save_checkpoint(checkpoint)
+        state = checkpoint["state_dict"]
+        if self.lora is not None and state:  # only the first process has it, if the strategy gathers it there
+            trained = {name for name, p in self.named_parameters() if p.requires_grad}
+            checkpoint["state_dict"] = {name: value for name, value in state.items() if name in trained}
 
     def export(self, output_dir: Path, merge: bool) -> None:
         """Write a directory that ``from_pretrained`` can load from wherever it is called, tokenizer included.

@@ -39,10 +39,9 @@ class DiscriminatorModule(SFTModule):
 
     def label_logits(self, batch: Batch) -> Tensor:
         """Logits ``(B, L)`` of the labels' first tokens ``label_ids`` ``(B, L)`` as the answer's first."""
-        assert self.model is not None
         # Padding is on the left; positions count what is not padding, as in generation.
         positions = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-        logits = self.model(
+        logits = self.network(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             position_ids=positions,

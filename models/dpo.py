@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from models.base import Batch
@@ -125,5 +126,6 @@ class DPOModule(SFTModule):
         for name, value in self.model.named_parameters():
             if "lora_" not in name:
                 digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-                digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
+                whole: Tensor = value.full_tensor() if isinstance(value, DTensor) else value  # sharded over devices
+                digest.update(whole.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from models.base import Batch, LoRAModule
+from models.four_bit import four_bit_config
 from models.functional import LinearLogProbs, token_log_probs
 
 PROBE = "a yellow bird on a lake at night"
@@ -41,7 +42,13 @@ class SFTModule(LoRAModule):
 
     def load_backbone(self) -> PreTrainedModel:
         """Load the language model in the trainer's precision, whatever precision its file has."""
-        model = AutoModelForCausalLM.from_pretrained(self.pretrained, dtype=torch.get_default_dtype())
+        quantised: dict[str, Any] = {}
+        if self.four_bit:
+            quantised = {
+                "quantization_config": four_bit_config(),
+                "device_map": {"": self.trainer.strategy.root_device},
+            }
+        model = AutoModelForCausalLM.from_pretrained(self.pretrained, dtype=torch.get_default_dtype(), **quantised)
         self.plain_head = has_plain_head(model)
         self.separates = separates_packed(model)
         return model
@@ -73,11 +80,13 @@ class SFTModule(LoRAModule):
                 f"{self.pretrained} does not keep the examples of a packed row apart; set data.init_args.packing to "
                 "false."
             )
-        model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        model = self.network
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
         scored = batch["completion_mask"][:, 1:].bool()
         targets = batch["input_ids"][:, 1:][scored]
-        if not self.plain_head:
+        if (
+            not self.plain_head or self.device_mesh is not None
+        ):  # sharded weights are gathered by the network's own call
             return token_log_probs(model(**inputs, use_cache=False).logits[:, :-1][scored], targets)
         hidden = model.base_model(**inputs, use_cache=False).last_hidden_state[:, :-1][scored]
         head = model.get_output_embeddings()

@@ -62,6 +62,8 @@ class Trainer(pl.Trainer):
             card = ModelCard(model, datamodule, merge, checkpoint, evaluation, rewrites)
         elif evaluation is not None or rewrites is not None:
             raise ValueError("evaluation and rewrites go into a model card, which only exports of text models have.")
+        if isinstance(model, LoRAModule):
+            model.four_bit = False  # adapters are exported for, or folded into, the weights as they are
         model.configure_model()
         if checkpoint is not None:
             model.on_load_checkpoint(checkpoint)
