@@ -15,7 +15,7 @@ from rich.console import Console
 from yaml import YAMLError
 
 from collect.backends.identity import identify
-from collect.backends.token_budget import name_long_prompts, tell_gates
+from collect.backends.token_budget import set_generator_of_gates, warn_of_long_prompts
 from collect.evaluation.ablation import ablation
 from collect.evaluation.choice import choice
 from collect.evaluation.evaluate import evaluate
@@ -98,9 +98,9 @@ class Parser(ArgumentParser):
             if section.get(name) is not None:
                 asked = read_prompts(Path(section[name]), section.get("limit"))
                 if section.get("generator") is not None:
-                    name_long_prompts([prompt.prompt for prompt in asked], section.generator.as_dict())
+                    warn_of_long_prompts([prompt.prompt for prompt in asked], section.generator.as_dict())
         if section.get("generator") is not None:
-            tell_gates(section, section.generator.as_dict())
+            set_generator_of_gates(section, section.generator.as_dict())
         if verb == "rewrite":
             section.texts = gather(section.texts, section.prompts)
             if section.dry_run:

@@ -26,7 +26,7 @@ from collect.backends.pipeline_loading import (
     local_folder,
     set_scheduler,
 )
-from collect.backends.pipeline_memory import Memory, fit
+from collect.backends.pipeline_memory import Memory, fit_to_machine
 from collect.backends.video import Sound, write_video
 from collect.protocols import RenderRequest
 
@@ -133,7 +133,7 @@ class DiffusersGenerator:
         add_adapters(self.pipeline, loras or [])
         if prepare is not None:
             prepare(self.pipeline)
-        fit(self.pipeline, memory, device)
+        fit_to_machine(self.pipeline, memory, device)
         # Latte cuts the padding off a single prompt but zeroes it in a batch; only the batch is used.
         self.least = 2 if "mask_feature" in accepted else 1
         self.batch_size = max(batch_size, self.least)
@@ -145,7 +145,16 @@ class DiffusersGenerator:
             folder,
             [part.pretrained for part in parts] + [lora.pretrained for lora in loras or []],
             [
-                [self.call_kwargs, guidance_scale, self.fps, dtype, scheduler, memory.shows(), quantization, enlarge],
+                [
+                    self.call_kwargs,
+                    guidance_scale,
+                    self.fps,
+                    dtype,
+                    scheduler,
+                    memory.visible_settings(),
+                    quantization,
+                    enlarge,
+                ],
                 [pipeline_class, load_kwargs, identify(prepare), *map(asdict, parts), *map(asdict, loras or [])],
             ],
         )

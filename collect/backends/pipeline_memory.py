@@ -29,12 +29,12 @@ class Memory:
     layerwise: Literal["float8_e4m3fn", "float8_e5m2"] | None = None
     compile: bool = False
 
-    def shows(self) -> list[Any]:
+    def visible_settings(self) -> list[Any]:
         """What of it can be seen in a video, be it as rounding."""
         return [self.vae_tiling, self.attention, self.layerwise, self.compile]
 
 
-def fit(pipeline: Any, memory: Memory, device: str) -> None:
+def fit_to_machine(pipeline: Any, memory: Memory, device: str) -> None:
     """Fit a pipeline that lies on the CPU to a machine, and move it there.
 
     Raises:

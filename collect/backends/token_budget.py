@@ -78,7 +78,7 @@ def budget_of(generator: Mapping[str, Any]) -> TokenBudget | None:
     return TokenBudget(name, tokenizer, limit)
 
 
-def name_long_prompts(prompts: Sequence[str], generator: Mapping[str, Any]) -> None:
+def warn_of_long_prompts(prompts: Sequence[str], generator: Mapping[str, Any]) -> None:
     """Warn of prompts whose end a video model will not read."""
     budget = budget_of(generator)
     if budget is None:
@@ -94,7 +94,7 @@ def name_long_prompts(prompts: Sequence[str], generator: Mapping[str, Any]) -> N
             )
 
 
-def tell_gates(config: Any, generator: Mapping[str, Any]) -> None:
+def set_generator_of_gates(config: Any, generator: Mapping[str, Any]) -> None:
     """Put the video model into the config of every intent gate that names no number of tokens.
 
     Args:
@@ -103,7 +103,7 @@ def tell_gates(config: Any, generator: Mapping[str, Any]) -> None:
     """
     if isinstance(config, (list, tuple)):
         for value in config:
-            tell_gates(value, generator)
+            set_generator_of_gates(value, generator)
     if not isinstance(config, (dict, Namespace)):
         return
     if str(config.get("class_path")).endswith(".IntentGate"):
@@ -114,4 +114,4 @@ def tell_gates(config: Any, generator: Mapping[str, Any]) -> None:
             settings["generator"] = dict(generator)
         return
     for value in vars(config).values() if isinstance(config, Namespace) else config.values():
-        tell_gates(value, generator)
+        set_generator_of_gates(value, generator)

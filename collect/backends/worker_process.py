@@ -16,7 +16,7 @@ from typing import IO, Any
 
 logger = logging.getLogger(__name__)
 
-LAST_WORDS = 5  # lines of standard error that an error message repeats
+NUM_ERROR_LINES = 5  # lines of standard error that an error message repeats
 
 
 class WorkerProcess:
@@ -44,7 +44,7 @@ class WorkerProcess:
     ) -> None:
         self.name = name
         self._answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._last_words: list[str] = []
+        self._error_lines: list[str] = []
         process = subprocess.Popen(
             command,
             cwd=folder,
@@ -60,7 +60,7 @@ class WorkerProcess:
         self.end = weakref.finalize(self, _end, process)
         self._threads = [
             threading.Thread(target=_read_answers, args=(process.stdout, self._answers, name), daemon=True),
-            threading.Thread(target=_read_log, args=(process.stderr, self._last_words, name), daemon=True),
+            threading.Thread(target=_read_log, args=(process.stderr, self._error_lines, name), daemon=True),
         ]
         for thread in self._threads:
             thread.start()
@@ -92,7 +92,7 @@ class WorkerProcess:
             if answer is None:
                 self.end()
                 self._threads[1].join(timeout=5)
-                said = " / ".join(self._last_words) or "nothing on its standard error"
+                said = " / ".join(self._error_lines) or "nothing on its standard error"
                 raise RuntimeError(f"{self.name} ended with code {self._process.returncode}; it said {said}")
             if answer.get(key) == value:
                 return answer
@@ -125,9 +125,9 @@ def _read_answers(lines: IO[str], answers: "queue.SimpleQueue[dict[str, Any] | N
     answers.put(None)
 
 
-def _read_log(lines: IO[str], last_words: list[str], name: str) -> None:
+def _read_log(lines: IO[str], error_lines: list[str], name: str) -> None:
     with lines:
         for line in lines:
             if line.strip():
                 logger.info("%s: %s", name, line.rstrip())
-                last_words[:] = [*last_words, line.strip()][-LAST_WORDS:]
+                error_lines[:] = [*error_lines, line.strip()][-NUM_ERROR_LINES:]

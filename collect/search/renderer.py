@@ -21,7 +21,7 @@ from data_modules.records import Prompt, content_id
 logger = logging.getLogger(__name__)
 
 UNFINISHED = ".rendering-"  # how the folders of calls begin, whose videos are not yet in place
-MAX_SILENT = 8  # videos in a row that a verifier has no verdict on
+MAX_WITHOUT_VERDICT = 8  # videos in a row that a verifier has no verdict on
 MIN_PROMPTS = 3  # that these belong to, so that one bad prompt is not taken for a bad verifier
 
 
@@ -71,7 +71,7 @@ class Renderer:
         self.purpose = purpose
         self.num_workers = num_workers
         self._failed: set[tuple[Render, str]] = set()  # verdicts that were asked for in vain in this run
-        self._silent: dict[str, list[tuple[str, str]]] = {name: [] for name in verifiers}
+        self._without_verdict: dict[str, list[tuple[str, str]]] = {name: [] for name in verifiers}
         for unfinished in store.videos.glob(f"{UNFINISHED}*"):
             shutil.rmtree(unfinished)
         self._make: Retries[Render, Path] = Retries(
@@ -148,7 +148,7 @@ class Renderer:
             known |= {(render, name): verdict for render, verdict in verdicts.items()}
             known |= {(render, name): Verdict.failed(reason) for render, reason in failures.items()}
             self.store.add_verdicts(list(verdicts), name, list(verdicts.values()))
-            self._listen(name, {render: known[render, name] for render in unknown})
+            self._check_verdicts(name, {render: known[render, name] for render in unknown})
         self._failed |= {key for key, verdict in known.items() if verdict and verdict.error}
         return {
             render.sample: {name: verdict for name in self.verifiers if (verdict := known[render, name])}
@@ -160,17 +160,17 @@ class Renderer:
         verdict = self.store.verdict(render, name)
         return None if verdict and verdict.error and (render, name) not in self._failed else verdict
 
-    def _listen(self, name: str, verdicts: Mapping[Render, Verdict | None]) -> None:
+    def _check_verdicts(self, name: str, verdicts: Mapping[Render, Verdict | None]) -> None:
         """Stop the run once a verifier has had no verdict on anything for a while."""
-        silent = self._silent[name]
+        failed = self._without_verdict[name]
         for render, verdict in verdicts.items():
             if verdict is None or verdict.error is None:
-                silent.clear()
+                failed.clear()
             else:
-                silent.append((_prompt_id(render), verdict.error))
-        if len(silent) >= MAX_SILENT and len({prompt for prompt, _ in silent}) >= MIN_PROMPTS:
+                failed.append((_prompt_id(render), verdict.error))
+        if len(failed) >= MAX_WITHOUT_VERDICT and len({prompt for prompt, _ in failed}) >= MIN_PROMPTS:
             raise BackendError(
-                f"verifier {name} had no verdict on {len(silent)} videos in a row, the last time for {silent[-1][1]}. "
+                f"verifier {name} had no verdict on {len(failed)} videos in a row, the last time for {failed[-1][1]}. "
                 "What was made is kept: mend it and start the same command again."
             )
 

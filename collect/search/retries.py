@@ -95,7 +95,7 @@ class Retries(Generic[Item, Answer]):
             ) from error
         except Exception as error:  # whatever a backend may raise
             self.note(self.name, batch, explain(error))
-            return let_go(error)
+            return without_traceback(error)
         answers.update(zip(batch, given, strict=True))
         self.in_a_row = 0
         return None
@@ -131,7 +131,7 @@ def is_lasting(error: Exception) -> bool:
     )
 
 
-def let_go(error: Exception) -> Exception:
+def without_traceback(error: Exception) -> Exception:
     """Drop what a failed call still holds: its traceback keeps every tensor of the frames it went through alive."""
     seen: BaseException | None = error
     while seen is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from jsonargparse import Namespace
 
-from collect.backends.token_budget import budget_of, name_long_prompts, tell_gates
+from collect.backends.token_budget import budget_of, set_generator_of_gates, warn_of_long_prompts
 from collect.intent import IntentGate
 from tests.collect.backends.tiny_pipelines import word_tokenizer
 
@@ -64,7 +64,7 @@ def test_gates_of_a_config_are_told_of_its_video_model_unless_they_name_a_number
     own["init_args"] = Namespace(max_tokens=50)
     rewriter = Namespace(class_path="collect.rewriters.LMRewriter", init_args=Namespace(gate=Namespace(told)))
     config = Namespace(rewriter=rewriter, alternatives={"other": {"init_args": {"gate": own}}}, rounds=3)
-    tell_gates(config, generator)
+    set_generator_of_gates(config, generator)
     assert rewriter.init_args.gate.init_args.generator == generator
     assert own["init_args"] == Namespace(max_tokens=50)
 
@@ -72,6 +72,6 @@ def test_gates_of_a_config_are_told_of_its_video_model_unless_they_name_a_number
 def test_prompts_that_are_too_long_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     config = checkpoint(tmp_path / "model", "LTXPipeline")
-    name_long_prompts(["a dog", "a cat " * 100], config)
+    warn_of_long_prompts(["a dog", "a cat " * 100], config)
     assert "LTXPipeline reads 128 tokens and will not see the end of this prompt of 201: 'a cat a cat" in caplog.text
     assert "a dog" not in caplog.text
