@@ -12,6 +12,10 @@ ARGS ?=
 CONFIGS := configs/$(SIZE)
 OUT := outputs/$(SIZE)
 BASE_PYTHON ?= python3
+SIZES := $(patsubst configs/%/,%,$(sort $(wildcard configs/*/)))
+ifneq ($(words $(SIZE)) $(filter $(SIZE),$(SIZES)),1 $(SIZE))
+$(error SIZE is '$(SIZE)'; it must be one of $(SIZES))
+endif
 PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 TRAINER := $(PYTHON) -m train
@@ -26,8 +30,9 @@ export TOKENIZERS_PARALLELISM ?= false
 # $(call resume,STAGE_DIR,INPUT): resume from the last checkpoint if it is newer than its config and its data.
 resume = $(shell test $(1)/checkpoints/last.ckpt -nt $< -a $(1)/checkpoints/last.ckpt -nt $(2) && echo --ckpt_path $(1)/checkpoints/last.ckpt)
 
-# $(call set_aside,FOLDER,INPUT): rename a search that was made with an older model; it can't be resumed.
-set_aside = @if [ -e $(1)/trajectories.sqlite -a $(1)/trajectories.sqlite -ot $(2) ]; then rm -rf $(1).replaced; mv $(1) $(1).replaced; fi
+# $(call set_aside,FOLDER,INPUT): rename a search that was made with an older model; it can't be resumed. One that was
+# renamed before is kept, with a number after its name.
+set_aside = @if [ -e $(1)/trajectories.sqlite -a $(1)/trajectories.sqlite -ot $(2) ]; then mv --no-target-directory --backup=numbered $(1) $(1).replaced; fi
 
 .PHONY: help
 help: ## List every target
@@ -258,5 +263,7 @@ format: $(INSTALLED) ## Fix rules and format with ruff
 typecheck: $(INSTALLED) ## Check types with mypy
 	$(PYTHON) -m mypy models data_modules collect train docs/pictures.py
 
-clean: ## Remove outputs/$(SIZE); the environment and the committed weights stay
-	rm -rf $(OUT)
+MADE := README.md data ablation stage1_* stage2_* stage3_* evaluate evaluate_full evaluate_*search* evaluate_videos round[0-9]*
+clean: ## Remove what the stages wrote in outputs/$(SIZE)
+	rm -rf $(addprefix $(OUT)/,$(MADE))
+	@if [ -d $(OUT) ] && ! rmdir $(OUT) 2> /dev/null; then echo "kept, for no stage wrote it:"; find $(OUT) -mindepth 1 -maxdepth 1; fi

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace, auto_cli, set_loader
-from rich.console import Console
 from yaml import YAMLError
 
 from collect.backends.identity import identify
 from collect.backends.token_budget import set_generator_of_gates, warn_of_long_prompts
+from collect.console import PlainConsole, PlainFormatter
 from collect.evaluation.ablation import ablation
 from collect.evaluation.choice import choice
 from collect.evaluation.evaluate import evaluate
@@ -123,7 +123,9 @@ class Parser(ArgumentParser):
 
 def main() -> None:
     """Run one command; what the user can mend is one line and exit code 2."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(PlainFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     SUB_CONFIGS.named.clear()
     set_loader("yaml", SUB_CONFIGS.load, (YAMLError,))
@@ -137,7 +139,7 @@ def main() -> None:
 
 def fail(message: str) -> NoReturn:
     """End with one line on standard error and exit code 2."""
-    Console(stderr=True, soft_wrap=True).print(f"error: {message}", style="red", markup=False, highlight=False)
+    PlainConsole(stderr=True, soft_wrap=True).print(f"error: {message}", style="red", highlight=False)
     sys.exit(2)
 
 

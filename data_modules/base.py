@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from data_modules.conversation import marks_of, render
 from data_modules.loader import ResumableLoader
 from data_modules.records import Messages, read_records
+from data_modules.template_check import check_template
 
 SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 
@@ -146,6 +147,7 @@ class JSONLDataModule(LightningDataModule, ABC):
         for name, part in parts.items():
             if part is None:
                 raise ValueError(f"the tokenizer of {self.pretrained} has no {name}; name an instruction-tuned model.")
+        check_template(tokenizer)
         return tokenizer
 
     def _in_order(self, split: str) -> DataLoader[Any]:

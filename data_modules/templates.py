@@ -14,7 +14,7 @@ from data_modules.records import Message, Messages, Prompt
 
 DeformStyle = Literal["short", "generic", "reordered", "long", "tags"]
 
-CHOICE_LABELS = ("A", "B")
+CHOICE_LABELS: tuple[Literal["A"], Literal["B"]] = ("A", "B")
 MODIFIER_KINDS = ("scene", "subject", "action", "atmosphere")
 
 _DEFORM: dict[str, str] = {

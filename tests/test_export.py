@@ -429,7 +429,9 @@ def test_records_that_were_not_trained_on_are_not_described(trained: Path, tmp_p
 
 
 def test_an_evaluation_must_be_one(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no.json does not exist; `python -m collect evaluate` writes"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no.json does not exist; expected what `python -m collect evaluate` writes"
+    ):
         export(trained, tmp_path / "hf", f"--evaluation={tmp_path / 'no.json'}")
     (tmp_path / "other.json").write_text("[]")
     with pytest.raises(ValueError, match="it needs the keys metric, num_prompts, methods"):

@@ -1,7 +1,9 @@
 """Rounds: the Makefile gives each its own folders, and leaves round 1 as it is."""
 
+import os
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +102,42 @@ def test_records_of_the_rounds_before_are_added_to_what_a_round_mines(clone: Pat
     for file in files:
         assert (clone / mined / file).read_text() == f"now {file}\nbefore {file}\n"
         assert (clone / "outputs/toy/stage2_mine" / file).read_text() == f"before {file}\n"
+
+
+def test_clean_leaves_what_no_stage_wrote(clone: Path) -> None:
+    out = clone / "outputs/toy"
+    for name in ("stage1_graph/tables-1/nodes.arrow", "round2/stage3_sft/config.yaml", "README.md", "notes/mine.txt"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).touch()
+    assert make(clone, "clean")[-1] == "outputs/toy/notes"
+    assert [path.name for path in out.iterdir()] == ["notes"]
+    shutil.rmtree(out / "notes")
+    make(clone, "clean")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("size", ["", ".", "..", "toy ..", "../outputs", "unknown"])
+def test_a_size_that_no_folder_of_configs_has_is_refused(clone: Path, size: str) -> None:
+    refused = subprocess.run(["make", "clean", f"SIZE={size}"], cwd=clone, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert f"SIZE is '{size}'; it must be one of toy" in refused.stderr
+    assert (clone / "configs/toy").is_dir()
+
+
+def test_what_was_set_aside_before_is_kept(clone: Path) -> None:
+    search, model = clone / "outputs/toy/stage2_collect", clone / "outputs/toy/stage1_rewriter/hf/config.json"
+    rule = [
+        "include Makefile",
+        "aside:",
+        "\t$(call set_aside,outputs/toy/stage2_collect,outputs/toy/stage1_rewriter/hf/config.json)",
+    ]
+    (clone / "aside.mk").write_text("\n".join(rule) + "\n")
+    model.parent.mkdir(parents=True)
+    for number in range(2):
+        search.mkdir(parents=True)
+        (search / "trajectories.sqlite").write_text(str(number))
+        os.utime(search / "trajectories.sqlite", (1, 1))
+        model.touch()
+        make(clone, "-f", "aside.mk", "aside")
+    kept = (clone / "outputs/toy").glob("stage2_collect.replaced*/trajectories.sqlite")
+    assert {path.read_text() for path in kept} == {"0", "1"}

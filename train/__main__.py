@@ -3,6 +3,8 @@
 import logging
 import sys
 
+from data_modules.secrets import redacted
+from data_modules.text import shown
 from train.cli import main
 
 
@@ -12,7 +14,7 @@ def run() -> int:
         main()
     except (ValueError, OSError) as error:
         logging.getLogger(__name__).debug("stopped by", exc_info=True)
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {shown(redacted(str(error)))}\n")
         return 2
     return 0
 

@@ -16,13 +16,35 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
+from pydantic import with_config
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
+from typing_extensions import TypedDict
 
 from data_modules import JSONLDataModule, SFTDataModule
+from data_modules.schema import OPEN
 from models import SFTModule
 
 LIBRARIES = ("torch", "lightning", "transformers", "peft")
+
+
+@with_config(OPEN)
+class Provenance(TypedDict):
+    """What a checkpoint says of its origin: how it was trained, on which records, by splits, with which libraries."""
+
+    config: str
+    commit: str | None
+    versions: dict[str, str]
+    records: dict[str, int]
+    sha256: dict[str, str]
+
+
+@with_config(OPEN)
+class Validation(TypedDict):
+    """What a checkpoint says of the latest validation."""
+
+    step: int
+    scores: dict[str, float]
 
 
 class LogConfig(SaveConfigCallback):
@@ -33,7 +55,7 @@ class LogConfig(SaveConfigCallback):
     resume from.
     """
 
-    provenance: dict[str, Any]
+    provenance: Provenance
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save once, when training starts."""
@@ -61,7 +83,7 @@ class LogConfig(SaveConfigCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Collect what the checkpoint says of its origin; plain strings and numbers."""
-        return self.provenance
+        return {**self.provenance}
 
 
 def sha256(path: Path) -> str:

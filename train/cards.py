@@ -1,6 +1,7 @@
 """The model card of an export."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,21 @@ from huggingface_hub import ModelCardData, metadata_load
 from transformers import AutoConfig, AutoTokenizer
 
 from data_modules import JSONLDataModule
-from data_modules.records import Choice, Message, Messages, Preference, Rewrite, read_records
+from data_modules.records import (
+    Choice,
+    Evaluation,
+    Funnel,
+    Message,
+    Messages,
+    Preference,
+    Rewrite,
+    Rewriting,
+    read_records,
+)
+from data_modules.schema import check, parse_json, read_json
+from data_modules.text import lines_of, read_text, shown
 from models import LoRAModule
-from train.callbacks import LogConfig, ValidationScores, sha256
+from train.callbacks import LogConfig, Provenance, Validation, ValidationScores, sha256
 from train.chat_template import bare_prompt, doubles_start, is_asked_for_captions
 
 CARD = """---
@@ -157,11 +170,17 @@ class ModelCard:
         self.records = read_records(data.path("train"), data.record)
         self.asked_for_captions = is_asked_for_captions([record.prompt for record in self.records])
         callbacks = {} if checkpoint is None else checkpoint["callbacks"]
-        self.provenance: dict[str, Any] = callbacks.get(LogConfig.__qualname__, {})
-        self.validation: dict[str, Any] = callbacks.get(ValidationScores.__qualname__, {"scores": {}})
-        self.evaluation = None if evaluation is None else _read_summary(evaluation)
+        told = f"what {LogConfig.__qualname__} and {ValidationScores.__qualname__} left in the checkpoint"
+        remedy = "give a checkpoint that `python -m train fit` wrote."
+        provenance = callbacks.get(LogConfig.__qualname__)
+        validation = callbacks.get(ValidationScores.__qualname__, {"step": 0, "scores": {}})
+        self.provenance = None if not provenance else check(provenance, Provenance, told, remedy)
+        self.validation = check(validation, Validation, told, remedy)
+        self.evaluation = (
+            None if evaluation is None else read_json(evaluation, Evaluation, "`python -m collect evaluate`")
+        )
         self.gate = None if rewrites is None else _read_gate(rewrites)
-        for split, trained in self.provenance.get("sha256", {}).items():
+        for split, trained in (self.provenance["sha256"] if self.provenance else {}).items():
             if sha256(data.path(split)) != trained:
                 raise ValueError(
                     f"{data.path(split)} is not what the checkpoint was trained on (its sha256 was {trained[:16]}...), "
@@ -293,18 +312,22 @@ class ModelCard:
         return {name: text if isinstance(text, str) else "\n".join(text) for name, text in lines.items()}
 
     def _data(self) -> str:
+        if not self.provenance:
+            return ""
         rows = [
-            (split, number, f"`{self.data.path(split)}`", f"`{self.provenance['sha256'][split]}`")
-            for split, number in self.provenance.get("records", {}).items()
+            (split, number, _code(self.data.path(split)), _code(self.provenance["sha256"][split]))
+            for split, number in self.provenance["records"].items()
+            if split in self.provenance["sha256"]
         ]
         if not rows:
             return ""
         text = "\n## Data\n\n" + _table(("split", "records", "file", "sha256"), rows)
         mined = self.data.root.parent / "funnel.json"  # beside the folders of records, named after them
-        funnel = json.loads(mined.read_text())["funnel"].get(self.data.root.name) if mined.is_file() else None
+        made_by = "`python -m collect mine`"
+        funnel = read_json(mined, Funnel, made_by)["funnel"].get(self.data.root.name) if mined.is_file() else None
         if funnel:
             steps = [(step.replace("_", " "), number) for step, number in funnel.items()]
-            text += f"\nMined, `{mined}`:\n\n" + _table(("step", "left"), steps)
+            text += f"\nMined, {_code(mined)}:\n\n" + _table(("step", "left"), steps)
         return text
 
     def _scores(self) -> str:
@@ -316,7 +339,7 @@ class ModelCard:
             metric, methods = self.evaluation["metric"], self.evaluation["methods"]
             names = list(dict.fromkeys(name for row in methods for name in row))
             cells = [[_shown(row.get(name)) for name in names] for row in methods]
-            text += f"\nEvaluation, `{metric}` on {self.evaluation['num_prompts']} held-out prompts:\n\n"
+            text += f"\nEvaluation, {_code(metric)} on {self.evaluation['num_prompts']} held-out prompts:\n\n"
             text += _table([name.replace("_", " ") for name in names], cells)
         if self.gate is not None:
             passed, number = self.gate
@@ -330,9 +353,11 @@ class ModelCard:
             return ""
         versions = ", ".join(f"{name} {number}" for name, number in self.provenance["versions"].items())
         commit = self.provenance["commit"] or "unknown (not a git checkout)"
+        config = self.provenance["config"].strip()
+        fence = "`" * max(3, 1 + _longest_run(config))
         return (
             f"\n## Provenance\n\nTrained with {versions}; commit of the training code: {commit}.\n\n<details><summary>"
-            f"Configuration of the training run</summary>\n\n```yaml\n{self.provenance['config'].strip()}\n```\n\n"
+            f"Configuration of the training run</summary>\n\n{fence}yaml\n{config}\n{fence}\n\n"
             "</details>\n"
         )
 
@@ -347,23 +372,16 @@ def _hub_id(pretrained: str) -> str | None:
     return base if isinstance(base, str) else None
 
 
-def _read_summary(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; `python -m collect evaluate` writes summary.json.")
-    summary: Any = json.loads(path.read_text())
-    wanted = ("metric", "num_prompts", "methods")
-    if not isinstance(summary, dict) or not all(key in summary for key in wanted):
-        raise ValueError(f"{path} is no summary of an evaluation: it needs the keys {', '.join(wanted)}.")
-    return summary
-
-
 def _read_gate(path: Path) -> tuple[int, int]:
     """How many of the refactorer's rewrites passed the gate, and of how many."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; `python -m collect rewrite --format jsonl` writes it.")
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    candidates = [candidate for line in lines for candidate in line.get("candidates", [])]
-    passed = [candidate["gate"]["passed"] for candidate in candidates if candidate["origin"] == REFACTORED]
+    made_by = "`python -m collect rewrite --format jsonl`"
+    passed = [
+        candidate["gate"]["passed"]
+        for number, line in enumerate(lines_of(read_text(path, f"what {made_by} writes")), 1)
+        if line.strip()
+        for candidate in parse_json(line, Rewriting, f"{path}:{number}", f"make it with {made_by}.")["candidates"]
+        if candidate["origin"] == REFACTORED
+    ]
     if not passed:
         raise ValueError(f"{path} holds no rewrite of a refactorer; give one to `python -m collect rewrite`.")
     return sum(passed), len(passed)
@@ -384,10 +402,27 @@ def _shown(value: Any) -> str:
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     lines = [names, ["---"] * len(names), *rows]
-    return "".join("| " + " | ".join(str(cell) for cell in line) + " |\n" for line in lines)
+    return "".join("| " + " | ".join(_cell(str(cell)) for cell in line) + " |\n" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """A text that can't end its cell of a table."""
+    return " ".join(shown(text).split()).replace("|", "\\|")
+
+
+def _code(text: object) -> str:
+    """A text of one line as code, whatever backticks it has."""
+    marks = "`" * (1 + _longest_run(str(text)))
+    inner = f" {text} " if "`" in str(text) else str(text)
+    return f"{marks}{shown(inner)}{marks}"
+
+
+def _longest_run(text: str) -> int:
+    """How many backticks follow one another in a text, at most."""
+    return max(map(len, re.findall("`+", text)), default=0)
 
 
 def _quoted(messages: Sequence[Message]) -> str:
     """Messages as an indented block, which Markdown shows unchanged."""
-    lines = [line for message in messages for line in f"[{message['role']}] {message['content']}".splitlines()]
-    return "\n".join(f"    {line}" for line in lines)
+    lines = [line for message in messages for line in lines_of(f"[{message['role']}] {message['content']}")]
+    return "\n".join(f"    {shown(line)}" for line in lines)

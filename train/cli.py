@@ -1,9 +1,6 @@
 """One command line for every objective: the YAML names the module and the data."""
 
 import pickle
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +8,12 @@ import torch
 from lightning import pytorch as pl
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
 
 from data_modules import JSONLDataModule
+from data_modules.exports import replaced, require_replaceable
+from data_modules.schema import check
 from models import LoRAModule, TrainingModule
 from train import hub
 from train.callbacks import BestCheckpoint, LastCheckpoint, LogConfig, RandomState, ValidationScores
@@ -40,7 +41,7 @@ class Trainer(pl.Trainer):
 
         Args:
             model: the objective that was trained.
-            output_dir: directory to create or replace.
+            output_dir: new directory, or one that an export wrote, which is replaced.
             ckpt_path: Lightning checkpoint; ``None`` exports the initial weights.
             merge: fold the adapters into the base weights; otherwise write the adapters alone.
             evaluation: ``summary.json`` of an evaluation, for the model card.
@@ -50,9 +51,10 @@ class Trainer(pl.Trainer):
 
         Raises:
             FileNotFoundError: if the training records, the evaluation or the rewrites are missing.
-            ValueError: if the checkpoint is another module's, was trained on other records, or can't be pushed; or if
-                what was written is not what was trained.
+            ValueError: if the directory holds anything that no export wrote; if the checkpoint is another module's, was
+                trained on other records, or can't be pushed; or if what was written is not what was trained.
         """
+        require_replaceable(output_dir)
         if push_to_hub is not None:
             require_loadable_base(model, merge)
             hub.require_access(push_to_hub)
@@ -91,23 +93,6 @@ def require_loadable_base(model: TrainingModule, merge: bool) -> None:
         )
 
 
-@contextmanager
-def replaced(output_dir: Path) -> Iterator[Path]:
-    """Yield an empty directory beside ``output_dir`` that takes its name once the block has succeeded."""
-    partial, previous = (output_dir.with_name(f".{output_dir.name}.{state}") for state in ("partial", "previous"))
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        shutil.rmtree(previous, ignore_errors=True)
-        if output_dir.exists():
-            output_dir.rename(previous)
-        partial.rename(output_dir)
-        shutil.rmtree(previous, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 class CLI(LightningCLI):
     """``fit``, ``validate``, ``test`` and ``export``."""
 
@@ -136,6 +121,15 @@ class CLI(LightningCLI):
             load_checkpoint(Path(ckpt_path))
 
 
+@with_config(ConfigDict(extra="allow", strict=True, arbitrary_types_allowed=True))
+class Checkpoint(TypedDict):
+    """What is read here of a Lightning checkpoint; Lightning reads the rest."""
+
+    global_step: int
+    state_dict: dict[str, torch.Tensor]
+    callbacks: dict[str, dict[str, Any]]
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a Lightning checkpoint without unpickling code; its tensors stay on disk until they are used.
 
@@ -156,9 +150,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} is not a whole checkpoint ({reason}); give another one of {path.parent} or start again without it."
         ) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"{path} is not a Lightning checkpoint: it has no `state_dict`; give one that fit wrote.")
-    return checkpoint
+    return {**check(checkpoint, Checkpoint, str(path), "give a checkpoint that `python -m train fit` wrote.")}
 
 
 def main(args: ArgsType = None) -> CLI:

@@ -1,13 +1,16 @@
 """What a backend is, in a form that can be stored and compared."""
 
 import hashlib
+import importlib
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 SAMPLE_BYTES = 1 << 16
 NUM_SAMPLES = 64
 CONTENT = (".json", ".safetensors", ".model", ".parquet", ".npy")
+# What names a model by its id or its folder; the only texts beside those of type Path that are looked for on disk.
+MODELS = ("pretrained", "encoder")
 # How fast and where a backend computes, which is not what it answers.
 SHAPELESS = {
     "batch_size",
@@ -26,7 +29,7 @@ SHAPELESS = {
 }
 
 
-def identify(config: Any) -> Any:
+def identify(config: Any, is_path: bool = False) -> Any:
     """Describe backends by their configuration as JSON: classes and arguments, and of directories the content.
 
     A model that was trained again in the same directory is another one, and so is a function that was rewritten; one
@@ -34,20 +37,39 @@ def identify(config: Any) -> Any:
 
     Args:
         config: of one or more backends, nested as in YAML.
+        is_path: whether it is the value of a parameter that takes a path; any other text is none, whatever is on disk.
     """
     if isinstance(config, dict) and "class_path" in config:
-        return {"class": config["class_path"], **identify(config.get("init_args", {}))}
+        paths = path_parameters(config["class_path"])
+        arguments = config.get("init_args") or {}
+        known = {key: identify(value, key in paths) for key, value in arguments.items() if key not in SHAPELESS}
+        return {"class": config["class_path"], **known}
     if isinstance(config, dict):
         return {key: identify(value) for key, value in config.items() if key not in SHAPELESS}
     if isinstance(config, (list, tuple)):
-        return [identify(value) for value in config]
-    if isinstance(config, (str, Path)):
+        return [identify(value, is_path) for value in config]
+    if is_path and isinstance(config, (str, Path)):
         folder = Path(config)
-        return f"{folder.name} {sampled_digest(folder)}" if len(str(config)) < 1024 and folder.is_dir() else str(config)
+        return f"{folder.name} {sampled_digest(folder)}" if folder.is_dir() else str(config)
+    if isinstance(config, Path):
+        return str(config)
     if inspect.isroutine(config):  # jsonargparse has imported what a config names by its path
         source = inspect.getsource(config) if inspect.isfunction(config) else ""
         return f"{config.__module__}.{config.__qualname__} {hashlib.sha256(source.encode()).hexdigest()}"
     return config
+
+
+def path_parameters(class_path: str) -> set[str]:
+    """Name the parameters of a class whose type says that they take a path, and those that name a model."""
+    module, _, name = class_path.rpartition(".")
+    made: Any = getattr(importlib.import_module(module), name)
+    functions = [vars(parent).get("__init__") for parent in made.__mro__] if inspect.isclass(made) else [made]
+    hints = [get_type_hints(function) for function in functions if inspect.isfunction(function)]
+    return {*MODELS, *(name for known in hints for name, hint in known.items() if _says_path(hint))}
+
+
+def _says_path(hint: Any) -> bool:
+    return (isinstance(hint, type) and issubclass(hint, Path)) or any(map(_says_path, get_args(hint)))
 
 
 def sampled_digest(folder: Path) -> str:

@@ -17,6 +17,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from data_modules.template_check import check_template
+
 logger = logging.getLogger(__name__)
 
 
@@ -30,7 +32,7 @@ class ResidentModel:
 
     Raises:
         FileNotFoundError: if there is no such model.
-        ValueError: if the tokenizer has no chat template.
+        ValueError: if the tokenizer has no chat template, or one that fails.
     """
 
     def __init__(self, pretrained: str, device: str, dtype: str) -> None:
@@ -44,6 +46,7 @@ class ResidentModel:
             ) from error
         if self.tokenizer.chat_template is None:
             raise ValueError(f"the tokenizer of {pretrained!r} has no chat template; use a model tuned for chat")
+        check_template(self.tokenizer)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model.generation_config = greedy_settings(self.model.generation_config, self.tokenizer)

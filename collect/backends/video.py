@@ -63,9 +63,10 @@ def write_video(path: Path, video: Video, fps: int = 8, enlarge: int = 1, sound:
         source += ["-i", str(heard), "-c:a", "aac", "-b:a", "192k", "-shortest"]
     encoding = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", str(CRF), "-preset", "veryfast"]
     same_bytes = ["-threads", "1", "-fflags", "+bitexact"]  # the same frames always give the same file
+    target = str(partial.absolute())  # a name with a colon is no protocol then
     # imageio's own writer polls for the encoder's end, which doubles the time of a short video.
     encoder = subprocess.run(
-        [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *source, *encoding, *same_bytes, str(partial)],
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *source, *encoding, *same_bytes, target],
         input=frames.tobytes(),
         capture_output=True,
         check=False,
@@ -97,7 +98,7 @@ def read_video(path: Path) -> Video:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a video file.")
-    reader = cv2.VideoCapture(str(path))
+    reader = cv2.VideoCapture(str(path.absolute()))  # a name with a colon is no protocol then
     frames = []
     while True:
         read, frame = reader.read()
@@ -119,7 +120,7 @@ def video_fps(path: Path) -> float:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a video file.")
-    reader = cv2.VideoCapture(str(path))
+    reader = cv2.VideoCapture(str(path.absolute()))  # a name with a colon is no protocol then
     fps = float(reader.get(cv2.CAP_PROP_FPS))
     reader.release()
     if fps <= 0:

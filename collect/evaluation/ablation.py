@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from collect.console import PlainConsole
 from collect.evaluation.choice import clustered
 from collect.evaluation.evaluate import evaluate
 from data_modules.records import Result, read_records
@@ -110,7 +110,7 @@ def show(rows: Sequence[Row], metric: str) -> None:
             "" if row.step is None or row.step_interval is None else _signed(row.step, row.step_interval),
             "" if row.paper is None else f"{row.paper:.2f}",
         )
-    Console().print(table)
+    PlainConsole().print(table)
 
 
 def _signed(value: float, interval: tuple[float, float]) -> str:

@@ -13,6 +13,7 @@ from collect.search.sspo import Assessment, Candidate, Proposal, Trajectory, cha
 from collect.search.store import Sample
 from collect.search.trajectories import read_trajectories
 from data_modules.records import Prompt, Result, content_id, read_records
+from data_modules.schema import check
 
 
 @dataclass(frozen=True)
@@ -122,13 +123,14 @@ def read_search(folder: Path, prompts: Sequence[Prompt], generator: Generator, v
         "verifiers": list(by_name(verifiers)),
     }
     for name, value in expected.items():
-        if settings[name] != value:
+        if settings.get(name) != value:
             raise ValueError(
-                f"{folder} was made with other {name} ({settings[name]}) than the evaluation has ({value}); "
+                f"{folder} was made with other {name} ({settings.get(name)}) than the evaluation has ({value}); "
                 "give collect run the evaluation's prompts, limit and generator, and the evaluation its verifiers."
             )
+    num_seeds = check(settings.get("num_seeds"), int, f"num_seeds in the settings of {folder}", "collect it again.")
     by_id = {search.prompt.id: search for search in trajectories}
-    return Search([by_id.get(prompt.id, Trajectory(prompt)) for prompt in prompts], settings["num_seeds"])
+    return Search([by_id.get(prompt.id, Trajectory(prompt)) for prompt in prompts], num_seeds)
 
 
 class BestOfN:

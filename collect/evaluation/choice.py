@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import WandbLogger
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 from scipy.stats import bootstrap
 from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 
 from collect import tracking
+from collect.console import PlainConsole
 from collect.evaluation.numbers import NUM_RESAMPLES
 from collect.rewriters.discriminator import Discriminator
 from data_modules.records import Choice, read_records
@@ -213,4 +213,4 @@ def show(report: Report) -> None:
     table.add_row("position bias", f"{report.position_bias:+.3f}")
     table.add_row("AUROC", f"{report.auroc:.3f}")
     table.add_row("expected calibration error", f"{report.calibration_error:.3f}")
-    Console().print(table)
+    PlainConsole().print(table)

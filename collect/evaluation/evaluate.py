@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NotRequired
 
 from lightning.pytorch.loggers import WandbLogger
+from pydantic import with_config
+from typing_extensions import TypedDict
 
 from collect import tracking
 from collect.evaluation.answers import BestOfN, Method, ask, earlier_methods, read_search
@@ -23,6 +25,8 @@ from collect.search.renderer import Renderer, seeds_of
 from collect.search.run import by_name
 from collect.search.store import Sample, Store
 from data_modules.records import Prompt, Result, content_id, write_records
+from data_modules.schema import OPEN, parse_json
+from data_modules.text import read_text
 
 PURPOSE = "evaluate"  # of the seeds: no search draws them
 
@@ -137,6 +141,13 @@ def evaluate(
         log(tracked, report, results, output)
 
 
+@with_config(OPEN)
+class Timed(TypedDict):
+    """What is read of an earlier summary."""
+
+    seconds_per_video: NotRequired[float | None]
+
+
 class Stopwatch:
     """A generator that counts the videos it makes and the seconds they take."""
 
@@ -166,8 +177,10 @@ class Stopwatch:
         """The mean so far; where there was nothing to render, that of the evaluation that wrote this summary."""
         if self.num_videos:
             return self.seconds / self.num_videos
-        before: dict[str, Any] = json.loads(summary.read_text()) if summary.is_file() else {}
-        return before.get("seconds_per_video")
+        if not summary.is_file():
+            return None
+        text = read_text(summary, "the summary of an evaluation")
+        return parse_json(text, Timed, str(summary), "remove it, it is written again.").get("seconds_per_video")
 
 
 def render_and_judge(

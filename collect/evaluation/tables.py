@@ -2,9 +2,9 @@
 
 import sys
 
-from rich.console import Console
 from rich.table import Table
 
+from collect.console import PlainConsole
 from collect.evaluation.numbers import BEST_OF_N, RAW, SEARCH, Report
 
 WIDTH = 100  # columns of a terminal
@@ -12,7 +12,7 @@ WIDTH = 100  # columns of a terminal
 
 def show(report: Report) -> None:
     """Print the closing tables, in full where nobody watches the width."""
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    console = PlainConsole(width=None if sys.stdout.isatty() else WIDTH)
     console.print(_methods(report))
     console.print(_texts(report))
     if report.differences:

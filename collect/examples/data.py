@@ -3,10 +3,9 @@
 from math import ceil
 from pathlib import Path
 
-from rich.console import Console
-
-from collect.prompts import read_prompts
-from data_modules.records import Caption, Prompt, content_id, read_records, write_records
+from collect.console import PlainConsole
+from collect.prompts import read_captions, read_prompts
+from data_modules.records import Prompt, content_id, write_records
 
 SPLITS = ("train", "val", "test")
 MIN_PROMPTS = 10  # so that no split is empty
@@ -16,8 +15,8 @@ def data(captions: Path, prompts: Path, output: Path, val_share: float = 0.1, te
     """Write captions and prompts as the stages of a video model read them.
 
     Args:
-        captions: texts in the style of the model's training captions: ``.jsonl`` of caption records, or ``.txt`` with
-            one a line.
+        captions: texts in the style of the model's training captions: ``.jsonl`` of caption records, ``.txt`` with
+            one a line, or ``.csv`` with a column ``caption``; one that is there twice counts once.
         prompts: what users type: ``.jsonl`` of prompt records, ``.txt`` with one a line, or ``.csv``.
         output: folder of ``captions.jsonl`` and ``prompts/{train,val,test}.jsonl``.
         val_share: of the prompts, for choosing.
@@ -32,36 +31,14 @@ def data(captions: Path, prompts: Path, output: Path, val_share: float = 0.1, te
         raise ValueError(
             f"val_share and test_share must be above 0 and below 1 together, got {val_share}, {test_share}."
         )
-    corpus = read_captions(captions)
+    corpus = list({caption.caption: caption for caption in read_captions(captions)}.values())
     splits = split(read_prompts(prompts), val_share, test_share)
     (output / "prompts").mkdir(parents=True, exist_ok=True)
     for name, asked in splits.items():
         write_records(output / "prompts" / f"{name}.jsonl", asked)
     write_records(output / "captions.jsonl", corpus)  # last: make takes it for the end
     counts = ", ".join(f"{len(asked)} {name}" for name, asked in splits.items())
-    Console().print(f"{len(corpus)} captions and {counts} prompts in {output}")
-
-
-def read_captions(path: Path) -> list[Caption]:
-    """Read captions; a text that is there twice counts once.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is of no known kind or holds no caption.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; expected captions as .jsonl or .txt.")
-    if path.suffix == ".jsonl":
-        found = read_records(path, Caption)
-    elif path.suffix == ".txt":
-        lines = [" ".join(line.split()) for line in path.read_text(encoding="utf-8").splitlines()]
-        found = [Caption(content_id(line), line, path.stem) for line in lines if line]
-    else:
-        raise ValueError(f"{path} is of no known kind; expected captions as .jsonl or .txt.")
-    unique = list({caption.caption: caption for caption in found}.values())
-    if not unique:
-        raise ValueError(f"{path} holds no captions.")
-    return unique
+    PlainConsole().print(f"{len(corpus)} captions and {counts} prompts in {output}")
 
 
 def split(prompts: list[Prompt], val_share: float, test_share: float) -> dict[str, list[Prompt]]:

@@ -5,7 +5,6 @@ texts of its prompt share; near-ties teach nothing and are left out; and every p
 neither label nor position says anything.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
-from rich.console import Console
 from rich.table import Table
 
 from collect import tracking
+from collect.console import PlainConsole
 from collect.intent.gate import IntentGate
 from collect.prompts import read_prompts
 from collect.protocols import Generator, Rewriter, Verifier
@@ -25,6 +24,7 @@ from collect.search.renderer import Renderer
 from collect.search.run import by_name
 from collect.search.store import Store
 from data_modules.records import Choice, Prompt, content_id, write_records
+from data_modules.schema import write_json
 from data_modules.templates import CHOICE_LABELS, choose
 
 PURPOSE = "labels"  # of the seeds: search and evaluation draw others
@@ -123,7 +123,7 @@ def labels(
         judge(pairs, Renderer(store, generator, by_name(verifiers), num_seeds, PURPOSE), metric, min_gap)
         funnel = {name: count([pair for pair in pairs if pair.split == name]) for name in splits}
         report = {**settings, "metric": metric, "min_gap": min_gap, "num_seeds": num_seeds, "splits": funnel}
-        (output / "funnel.json").write_text(json.dumps(report, indent=2) + "\n")
+        write_json(output / "funnel.json", report)
         tracked.log({f"labels/{name}/{step}": float(funnel[name][step]) for name in splits for step in FUNNEL})
         tracked.log_table("labels/pairs", *table(pairs))
         show(funnel)
@@ -283,4 +283,4 @@ def show(funnel: Mapping[str, Mapping[str, Any]]) -> None:
     for name, counts in funnel.items():
         wins = ", ".join(f"{kind} {number}" for kind, number in counts["wins"].items())
         shown.add_row(name, *(str(counts[step]) for step in FUNNEL), wins)
-    Console().print(shown)
+    PlainConsole().print(shown)

@@ -1,16 +1,15 @@
 """Stage 3's examples from trajectories: (raw prompt, champion) records, and pairs of a better and a worse rewrite."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
-from rich.console import Console
 from rich.table import Table
 
 from collect import tracking
+from collect.console import PlainConsole
 from collect.examples.preference import DEFAULT_RULE, Group, Judged, Pair, PairRule, groups_of, text_pairs, video_pairs
 from collect.intent.gate import IntentGate
 from collect.intent.problems import stammers
@@ -18,6 +17,7 @@ from collect.protocols import LanguageModel
 from collect.search.sspo import Trajectory
 from collect.search.trajectories import read_seed_scores, read_trajectories
 from data_modules.records import Evidence, Message, Preference, Rewrite, content_id, write_records
+from data_modules.schema import write_json
 from data_modules.templates import refactor
 
 MIN_RECORDS = 2  # one to train on, one to validate with
@@ -129,7 +129,7 @@ def mine(
         "preference": None if preference is None else asdict(preference),
     }
     funnels = {"sft": sft_funnel, "preference": pair_funnel}
-    (output / "funnel.json").write_text(json.dumps({**provenance, "funnel": funnels}, indent=2) + "\n")
+    write_json(output / "funnel.json", {**provenance, "funnel": funnels})
     show("from searches to examples", sft_funnel)
     if preference is not None:
         show("from candidates to preference pairs", pair_funnel)
@@ -271,4 +271,4 @@ def show(title: str, funnel: Mapping[str, int]) -> None:
     table = Table("step", "left", title=title)
     for step, count in funnel.items():
         table.add_row(step.replace("_", " "), str(count))
-    Console().print(table)
+    PlainConsole().print(table)

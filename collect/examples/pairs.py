@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import get_args
 
 from lightning.pytorch.loggers import WandbLogger
-from rich.console import Console
 
 from collect import tracking
+from collect.console import PlainConsole
 from collect.intent.gate import IntentGate
-from collect.prompts import fault
+from collect.prompts import fault, read_captions
 from collect.protocols import LanguageModel
 from data_modules import templates
-from data_modules.records import Caption, Rewrite, content_id, read_records, unique, write_records
+from data_modules.records import Rewrite, content_id, unique, write_records
 
 NUM_EXAMPLES_LOGGED = 30
 FUNNEL = ("asked", "empty", "unchanged", "adds", "repeated", "kept")
@@ -36,7 +36,8 @@ def pairs(
     out and counted. All deformations of a caption are in the same split, and no prompt is in both.
 
     Args:
-        captions: ``.jsonl`` of caption records, genuine captions of the video model.
+        captions: genuine captions of the video model: ``.jsonl`` of caption records, ``.txt`` with a caption a line, or
+            ``.csv`` with a column ``caption``.
         output_dir: folder to write to.
         language_model: breaks the form; one that samples gives more various prompts.
         gate: what a caption must pass as a rewrite of its deformation.
@@ -56,8 +57,8 @@ def pairs(
         raise ValueError(f"val_share must be above 0 and below 1, got {val_share}.")
     if limit is not None and limit < 2:
         raise ValueError(f"limit must be at least 2, one caption for each split, got {limit}.")
-    corpus = unique(read_records(captions, Caption))[:limit]
-    console = Console()
+    corpus = unique(read_captions(captions))[:limit]
+    console = PlainConsole()
     with tracking.start(logger, "pairs") as tracked:
         asked = [(caption, style) for caption in corpus for style in styles]
         conversations = [templates.deform(caption.caption, style) for caption, style in asked]

@@ -1,7 +1,5 @@
 """The relation graph from the command line: build, extend, import, export, look up."""
 
-import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,18 +7,22 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch.loggers import WandbLogger
-from rich.console import Console
 from rich.table import Table
 
 from collect import tracking
 from collect.backends.encoders import load_encoder
+from collect.console import PlainConsole
 from collect.graph import published
 from collect.graph.modifiers import KINDS, Modifiers, extract, read_csv
 from collect.graph.relation_graph import EDGE, RelationGraph
 from collect.graph.retrieval import Retrieval, Retrieved, retrieve
-from collect.prompts import read_prompts
+from collect.prompts import read_captions, read_prompts
 from collect.protocols import LanguageModel
-from data_modules.records import Caption, read_records
+from data_modules.exports import replaced, require_replaceable
+from data_modules.records import to_line
+from data_modules.schema import write_json
+
+SCRATCH = ("modifiers-*.jsonl", "embeddings-*.f16")  # what a killed build leaves, for the next
 
 
 def graph(
@@ -45,13 +47,13 @@ def graph(
     Args:
         output: folder of the graph; with neither captions nor base, it is opened.
         captions: ``.csv`` with the published columns ``Input, verb_obj_word, scenario_word, place``, or ``.jsonl`` of
-            caption records, which the language model takes apart.
+            caption records or ``.txt`` with a caption a line, which the language model takes apart.
         prompts: ``.jsonl`` of prompt records, ``.txt`` with a prompt a line, or ``.csv``; their modifiers are written
             to ``retrieved.jsonl``, the settings they were chosen by to ``retrieval.json``.
         base: folder of a graph to start from, in this layout or the published one (GraphML and JSON lists); it may be
             the output folder. A caption that is in both counts twice.
-        export: folder to write the graph to in the published layout.
-        language_model: takes captions apart; needed for ``.jsonl`` only.
+        export: new folder to write the graph to in the published layout, or one that an export wrote.
+        language_model: takes captions apart; not needed for ``.csv``.
         few_shot: show the language model worked examples; one trained on the template needs none.
         encoder: Sentence Transformers id or directory; by default the packaged all-MiniLM-L6-v2.
         retrieval: how modifiers are chosen.
@@ -66,14 +68,14 @@ def graph(
     """
     asked = read_prompts(prompts, limit) if prompts is not None else []
     if captions is not None and not captions.is_file():
-        raise FileNotFoundError(f"{captions} does not exist; expected captions as .csv or .jsonl.")
+        raise FileNotFoundError(f"{captions} does not exist; expected captions as .csv, .jsonl or .txt.")
     if base is not None and not published.is_published(base) and not (base / "meta.json").is_file():
         raise FileNotFoundError(f"{base} holds no finished graph, neither in this layout nor in the published one.")
     if captions is None and base is not None and not published.is_published(base):
         raise ValueError(f"{base} cannot be extended without captions; name some, or open it as output.")
-    if export is not None and export.exists() and any(export.iterdir()):
-        raise ValueError(f"{export} is not empty; name a new folder to export to.")
-    console = Console(soft_wrap=True)
+    if export is not None:
+        require_replaceable(export)
+    console = PlainConsole(soft_wrap=True)
     with tracking.start(logger, "graph") as tracked:
         if captions is None and base is None:
             built = RelationGraph.open(output, encoder)
@@ -90,7 +92,9 @@ def graph(
         if export is not None:
             rows = np.arange(len(built.nodes))
             nodes = [(KINDS[kind], phrase) for kind, phrase in zip(built.kinds(rows), built.phrases(rows), strict=True)]
-            published.write(export, nodes, [built.column(name) for name in EDGE], built.embeddings, built.num_captions)
+            edges = [built.column(name) for name in EDGE]
+            with replaced(export) as folder:
+                published.write(folder, nodes, edges, built.embeddings, built.num_captions)
             console.print(f"{export}: the same graph in the published layout")
         if asked:
             chosen = retrieve(built, [prompt.prompt for prompt in asked], retrieval)
@@ -100,18 +104,17 @@ def graph(
                 for found in modifiers
             ]
             lines = [
-                json.dumps(
+                to_line(
                     {
                         "prompt_id": prompt.id,
                         "prompt": prompt.prompt,
                         "modifiers": [asdict(found) for found in modifiers],
-                    },
-                    ensure_ascii=False,
+                    }
                 )
                 for prompt, modifiers in zip(asked, chosen, strict=True)
             ]
-            (output / "retrieved.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-            (output / "retrieval.json").write_text(json.dumps(asdict(retrieval), indent=2) + "\n", encoding="utf-8")
+            (output / "retrieved.jsonl").write_text("".join(lines), encoding="utf-8")
+            write_json(output / "retrieval.json", asdict(retrieval))
             tracked.log({"graph/modifiers_per_prompt": len(rows_shown) / len(asked)})
             tracked.log_table("graph/retrieved", ["prompt", "modifier", "kind", "similarity", "count"], rows_shown)
             _show(console, [prompt.prompt for prompt in asked], chosen)
@@ -146,7 +149,11 @@ def _build(
         built = RelationGraph.build(found, built, encoder, scratch)
     assert built is not None
     built.save(output)
-    shutil.rmtree(scratch)
+    for pattern in SCRATCH:
+        for path in scratch.glob(pattern):
+            path.unlink()
+    if not any(scratch.iterdir()):
+        scratch.rmdir()
     (output / "left_out.txt").unlink(missing_ok=True)
     if faults:
         (output / "left_out.txt").write_text("\n".join(faults) + "\n", encoding="utf-8")
@@ -162,15 +169,13 @@ def _take_apart(
 ) -> tuple[Sequence[Modifiers], list[str]]:
     if path.suffix == ".csv":
         return read_csv(path)
-    if path.suffix != ".jsonl":
-        raise ValueError(f"{path} is of no known kind; expected captions as .csv or .jsonl.")
-    captions = read_records(path, Caption)
+    captions = read_captions(path)
     if language_model is None:
         raise ValueError(f"{path} holds whole captions; name a language_model that takes them apart.")
     return extract(captions, language_model, scratch, few_shot, backends)
 
 
-def _show(console: Console, prompts: Sequence[str], chosen: Sequence[Sequence[Retrieved]]) -> None:
+def _show(console: PlainConsole, prompts: Sequence[str], chosen: Sequence[Sequence[Retrieved]]) -> None:
     table = Table("prompt", "modifier", "kind", "similarity", "seen")
     for prompt, modifiers in zip(prompts, chosen, strict=True):
         rows = [(m.phrase, m.kind, f"{m.similarity:.2f}", str(m.count)) for m in modifiers] or [("-", "", "", "")]

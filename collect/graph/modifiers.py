@@ -1,22 +1,21 @@
 """Captions taken apart: the scene of each, and the subjects, actions and atmosphere that go with it."""
 
 import ast
-import csv
 import json
 import logging
 import re
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import count
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from tqdm import tqdm
 
 from collect.protocols import LanguageModel
 from data_modules import templates
 from data_modules.records import Caption, content_id
+from data_modules.schema import parse_json
+from data_modules.text import decode, listed, parse_list, quoted, read_csv_rows
 
 logger = logging.getLogger(__name__)
 
@@ -24,9 +23,11 @@ KINDS = ("scene", "subject", "action", "atmosphere")
 COLUMNS = {"place": "scene", "verb_obj_word": "action", "scenario_word": "atmosphere"}
 CHUNK = 256  # captions sent to the language model at a time
 NUM_NAMED = 5  # failures named one by one
-MAX_LINES = 100  # lines of one row of a CSV; more is a quotation mark that was never closed
 NO_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")  # controls, halves of surrogate pairs
 NOTHING = {"none", "n/a", "null", "unknown", "unspecified", "not specified"}  # what models write for an empty list
+
+
+KEPT: Any = tuple[str, dict[str, Any]]  # a caption, and what it names or why its answer cannot be read
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def normalise(phrase: str) -> str:
 
 
 def read_csv(path: Path) -> tuple[list[Modifiers], list[str]]:
-    """Read the published columns ``Input, verb_obj_word, scenario_word, place``, each list a Python literal.
+    """Read the published columns ``Input, verb_obj_word, scenario_word, place``; lists are as Python or NumPy writes.
 
     Headers that are repeated between rows are skipped. After a quotation mark that is never closed, reading goes on
     with the next line.
@@ -64,67 +65,30 @@ def read_csv(path: Path) -> tuple[list[Modifiers], list[str]]:
         FileNotFoundError: if there is no such file.
         ValueError: if a column is missing, or no row is readable.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; expected a CSV with columns {', '.join(COLUMNS)}.")
-    csv.field_size_limit(2**31 - 1)
     found: list[Modifiers] = []
     faults: list[str] = []
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        rows = _rows(file)
-        _, header, _ = next(rows, (1, [], None))
-        missing = [name for name in ("Input", *COLUMNS) if name not in header]
-        if missing:
-            raise ValueError(f"{path} lacks column {', '.join(missing)}; it has {', '.join(header) or 'none'}.")
-        for number, row, fault in rows:
-            if not fault and row in (header, []):
-                continue
-            try:
-                if fault:
-                    raise ValueError(fault)
-                found.append(_parse_row(row, header, f"{path.name}:{number}"))
-            except ValueError as error:
-                faults.append(f"{path} row {number}: {error}")
+    columns, rows = read_csv_rows(path, f"a CSV with columns {', '.join(COLUMNS)}", replace=True)
+    missing = [name for name in ("Input", *COLUMNS) if name not in columns]
+    if missing:
+        raise ValueError(f"{path} lacks column {', '.join(missing)}; it has {listed(columns)}.")
+    for row in rows:
+        try:
+            if row.fault:
+                raise ValueError(row.fault)
+            found.append(_parse_row(row.cells, f"{path.name}:{row.number}"))
+        except ValueError as error:
+            faults.append(f"{path} row {row.number}: {error}")
     _report(faults, len(found), path)
     return found, faults
 
 
-def _rows(file: TextIO) -> Iterator[tuple[int, list[str], str | None]]:
-    """The rows of a CSV, their numbers, and what is wrong with one that cannot be told apart from the next."""
-    width: int | None = None
-    waiting: deque[str] = deque()
-    used: list[str] = []
-
-    def lines() -> Iterator[str]:
-        while len(used) < MAX_LINES and (line := waiting.popleft() if waiting else file.readline()):
-            used.append(line)
-            yield line
-
-    for number in count(1):
-        used.clear()
-        fault = None
-        row: list[str] = []
-        try:
-            row = next(csv.reader(lines(), strict=True))
-        except StopIteration:
-            return
-        except csv.Error as error:
-            fault = f"its quotation marks are not in order ({error})"
-        width = len(row) if width is None else width
-        if fault is None and row and len(row) != width:
-            fault = f"{len(row)} fields where the header has {width}"
-        if fault is not None:
-            waiting.extendleft(reversed(used[1:]))
-        yield number, row, fault
-
-
-def _parse_row(row: Sequence[str], header: Sequence[str], caption_id: str) -> Modifiers:
-    values = dict(zip(header, row, strict=True))
+def _parse_row(cells: Mapping[str, str], caption_id: str) -> Modifiers:
     lists = {}
     for column, kind in COLUMNS.items():
         try:
-            phrases = ast.literal_eval(values[column].strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-            raise ValueError(f"{column} is not a Python list: {values[column][:60]!r}") from error
+            phrases = parse_list(cells[column])
+        except ValueError as error:
+            raise ValueError(f"{column} is {error}") from error
         lists[kind] = _phrases(phrases, column)
     if not lists["scene"]:
         raise ValueError("it names no place, so nothing can be attached to it")
@@ -133,7 +97,7 @@ def _parse_row(row: Sequence[str], header: Sequence[str], caption_id: str) -> Mo
 
 def _phrases(value: object, name: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(phrase, str) for phrase in value):
-        raise ValueError(f"{name} is not a list of texts: {str(value)[:60]!r}")
+        raise ValueError(f"{name} is not a list of texts: {quoted(value)}")
     return tuple(dict.fromkeys(phrase for phrase in map(normalise, value) if phrase))
 
 
@@ -195,7 +159,10 @@ def _kept(path: Path) -> dict[str, dict[str, Any]]:
     whole, _, _ = path.read_bytes().rpartition(b"\n")
     lines = whole.splitlines(keepends=True)[: len(whole.splitlines()) // CHUNK * CHUNK]
     path.write_bytes(b"".join(lines))
-    return dict(json.loads(line) for line in lines)
+    remedy = f"remove {path} to ask again."
+    answers: list[tuple[str, dict[str, Any]]]
+    answers = [parse_json(decode(line, path), KEPT, f"{path}:{number}", remedy) for number, line in enumerate(lines, 1)]
+    return dict(answers)
 
 
 def _ask(

@@ -19,7 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 from xml.etree.ElementTree import ParseError
 
 import networkx as nx
@@ -27,6 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collect.graph.modifiers import KINDS, normalise
+from data_modules.schema import parse_json
+from data_modules.text import quoted, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ NUM_CAPTIONS = "valid_sentence"
 INDEX_COUNTS = {"scene": "p_idx", "action": "v_idx", "atmosphere": "s_idx", "subject": "subject_idx"}
 UNIT = 0.01  # half precision leaves the length of a unit vector this near to 1
 
+T = TypeVar("T")
 Node = tuple[str, str]  # kind and phrase
 
 
@@ -73,14 +76,17 @@ def read(folder: Path) -> Published:
         FileNotFoundError: if a file of the layout is missing.
         ValueError: if a file cannot be read or does not fit the others.
     """
-    info = _load(folder / INFO)
+    info = _load(folder / INFO, object)
     if not isinstance(info, dict) or not isinstance(info.get(NUM_CAPTIONS), int):
         raise ValueError(f"{folder / INFO} does not say how many captions there are, under {NUM_CAPTIONS}.")
     vectors: dict[str, NDArray[np.float16]] = {}
     listed: dict[str, dict[str, set[int]]] = {}
     for kind in _kinds(folder):
         rows, matrix = _phrases(folder, kind)
-        captions = _load(folder / f"{NAMES[kind]}_in_sentence.json")
+        sizes = {len(vector) for vector in vectors.values()}
+        if rows and sizes and matrix.shape[1] not in sizes:
+            raise ValueError(f"{folder / _embeddings(kind)} has vectors of another length than the other files.")
+        captions = _load(folder / f"{NAMES[kind]}_in_sentence.json", dict[str, list[int]])
         listed[kind] = defaultdict(set)
         for raw, row in rows.items():
             phrase = normalise(raw)
@@ -143,10 +149,10 @@ def _embeddings(kind: str) -> str:
 
 
 def _phrases(folder: Path, kind: str) -> tuple[dict[str, int], NDArray[np.float16]]:
-    rows = _load(folder / f"{NAMES[kind]}_to_idx.json")
+    rows = _load(folder / f"{NAMES[kind]}_to_idx.json", dict[str, int])
     path = folder / _embeddings(kind)
     try:
-        matrix = np.array(_load(path), np.float32).reshape(len(rows), -1 if rows else 0)
+        matrix = np.array(_load(path, list[list[float]]), np.float32).reshape(len(rows), -1 if rows else 0)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a list of {len(rows)} vectors, one for each {NAMES[kind]}.") from error
     if sorted(rows.values()) != list(range(len(rows))):
@@ -163,8 +169,8 @@ def _counts(path: Path, places: dict[str, set[int]], words: dict[str, set[int]])
         raise FileNotFoundError(f"{path} does not exist; a published graph holds {', '.join(GRAPHS.values())}.")
     try:
         graph = nx.read_graphml(path)
-    except (ParseError, nx.NetworkXException, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as GraphML ({error}).") from error
+    except (ParseError, nx.NetworkXException, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} cannot be read as GraphML ({quoted(error, 200)}).") from error
     stored: Counter[tuple[str, str]] = Counter()
     unknown = 0
     for ends in graph.edges(data=True):
@@ -174,7 +180,7 @@ def _counts(path: Path, places: dict[str, set[int]], words: dict[str, set[int]])
             pair = normalise(place), normalise(word)
             if pair[0] in places and pair[1] in words:
                 known = True
-                stored[pair] += int(ends[2].get(name, 0))
+                stored[pair] += _count(ends[2].get(name, 0), path)
         unknown += not known
     if unknown:
         logger.warning("%s: %d edges are left out; their ends are in no list of phrases.", path, unknown)
@@ -183,13 +189,16 @@ def _counts(path: Path, places: dict[str, set[int]], words: dict[str, set[int]])
     return {pair: count or 1 for pair, count in counts.items() if count or not counts.get(pair[::-1])}
 
 
-def _load(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; it is part of the published layout.")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}); is the file cut short?") from error
+def _count(value: object, path: Path) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(
+            f"{path} counts an edge as {quoted(value)}; a count is a whole number of the type long or int."
+        )
+    return value
+
+
+def _load(path: Path, kind: type[T]) -> T:
+    return parse_json(read_text(path, "a part of the published layout"), kind, str(path), "is the file cut short?")
 
 
 def _dump(value: object, path: Path) -> None:

@@ -6,29 +6,59 @@ however its captions came in, what belongs to a scene lies together, and a graph
 one reads next to nothing.
 """
 
-import json
+import re
 import shutil
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pydantic import Field, with_config
+from typing_extensions import TypedDict
 
 from collect.backends.encoders import encoder_name
 from collect.graph import published
 from collect.graph.embeddings import encode
 from collect.graph.modifiers import KINDS, Modifiers, normalise
+from data_modules.schema import OPEN, STRICT, read_json, write_json
+from data_modules.text import quoted
 
 SCHEMA_VERSION = 2
 
+TABLES = {"nodes.arrow", "edges.arrow", "embeddings.npy"}
 EDGE = ("scene", "modifier", "count")
+
+MADE_BY = "`python -m collect graph`"
+NODES = pa.schema([("kind", pa.dictionary(pa.int8(), pa.string())), ("phrase", pa.large_string())])
+EDGES = pa.schema([(name, pa.int32()) for name in EDGE])
 
 NUM_CHECKED = 8  # embeddings of an imported graph that are made again
 SAME = 0.99  # cosine above which two embeddings of a phrase come from one encoder, rounded differently
+
+
+@with_config(OPEN)
+class Version(TypedDict):
+    """The first thing that is read of a graph."""
+
+    schema_version: int
+
+
+@with_config(STRICT)
+class Meta(Version):
+    """What ``meta.json`` says of a graph: which encoder and sizes, and the folder of its tables."""
+
+    encoder: str
+    dimension: int
+    nodes: int
+    edges: int
+    captions: int
+    tables: Annotated[str, Field(pattern=r"^tables-[0-9]+$")]
 
 
 @dataclass
@@ -197,14 +227,15 @@ class RelationGraph:
         The tables lie in a folder of their own, which ``meta.json`` names. A graph that was there before stays whole
         until ``meta.json`` is replaced, which happens at once, and is removed afterwards.
         """
-        written = sorted(int(path.name.removeprefix("tables-")) for path in folder.glob("tables-*"))
-        tables = folder / f"tables-{written[-1] + 1 if written else 1}"
+        earlier = [path for path in folder.glob("tables-*") if re.fullmatch(r"tables-[0-9]+", path.name)]
+        last = max((int(path.name.removeprefix("tables-")) for path in earlier), default=0)
+        tables = folder / f"tables-{last + 1}"
         tables.mkdir(parents=True, exist_ok=True)
         for table, name in ((self.nodes, "nodes"), (self.edges, "edges")):
             with pa.OSFile(str(tables / f"{name}.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
                 writer.write_table(table)
         np.save(tables / "embeddings.npy", self.embeddings)
-        meta = {
+        meta: Meta = {
             "schema_version": SCHEMA_VERSION,
             "encoder": encoder_name(self.encoder),
             "dimension": self.embeddings.shape[1],
@@ -213,11 +244,9 @@ class RelationGraph:
             "captions": self.num_captions,
             "tables": tables.name,
         }
-        partial = folder / "meta.json.partial"
-        partial.write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-        partial.replace(folder / "meta.json")
-        for other in folder.glob("tables-*"):
-            if other != tables:
+        write_json(folder / "meta.json", meta)
+        for other in earlier:
+            if {path.name for path in other.iterdir()} <= TABLES:
                 shutil.rmtree(other)
 
     @classmethod
@@ -231,21 +260,22 @@ class RelationGraph:
         path = folder / "meta.json"
         if not path.is_file():
             raise FileNotFoundError(f"{folder} holds no finished graph; build one with `python -m collect graph`.")
-        meta = json.loads(path.read_text(encoding="utf-8"))
-        if meta.get("schema_version") != SCHEMA_VERSION:
-            raise ValueError(
-                f"{folder} has version {meta.get('schema_version')}, not {SCHEMA_VERSION}; build it again."
-            )
+        version = read_json(path, Version, MADE_BY)["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise ValueError(f"{folder} has version {version}, not {SCHEMA_VERSION}; build it again.")
+        meta = read_json(path, Meta, MADE_BY)
         _check_encoder(meta["encoder"], encoder, str(folder))
         tables = folder / meta["tables"]
         try:
-            nodes, edges = (_read(tables / f"{name}.arrow") for name in ("nodes", "edges"))
-            embeddings = np.load(tables / "embeddings.npy", mmap_mode="c")  # what torch reads must look writable
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{folder} is not whole ({error}); build it again.") from error
-        shape = (meta["nodes"], meta["dimension"])
-        if (len(nodes), len(edges), embeddings.shape) != (meta["nodes"], meta["edges"], shape):
+            nodes, edges = _read(tables / "nodes.arrow", NODES), _read(tables / "edges.arrow", EDGES)
+            embeddings = _matrix(tables / "embeddings.npy", (meta["nodes"], meta["dimension"]))
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise ValueError(f"{folder} is not whole ({quoted(str(error), 200)}); build it again.") from error
+        if (len(nodes), len(edges)) != (meta["nodes"], meta["edges"]):
             raise ValueError(f"{folder} is not whole: its tables do not have the sizes in meta.json; build it again.")
+        fault = _fault(nodes, edges)
+        if fault is not None:
+            raise ValueError(f"{folder} is not whole: {fault}; build it again.")
         return cls(nodes, edges, embeddings, meta["captions"], encoder)
 
     def column(self, name: str) -> NDArray[np.int32]:
@@ -266,8 +296,42 @@ def _key(kind: str, phrase: str) -> str:
     return f"{KINDS.index(kind)}{phrase}"
 
 
-def _read(path: Path) -> pa.Table:
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+def _read(path: Path, schema: pa.Schema) -> pa.Table:
+    """A table where it lies on disk, once Arrow has seen that nothing in it points outside of it."""
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    if not table.schema.equals(schema):
+        raise ValueError(f"{path.name} has the columns {table.schema.to_string()!r}, not {schema.to_string()!r}")
+    table.validate(full=True)
+    if any(column.null_count for column in table.columns):
+        raise ValueError(f"{path.name} has rows without a value")
+    return table
+
+
+def _matrix(path: Path, shape: tuple[int, int]) -> NDArray[np.float16]:
+    """A matrix where it lies on disk, if the file is what ``np.save`` writes for one of this shape."""
+    header = BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f2", "fortran_order": False, "shape": shape})
+    start = header.getvalue()
+    with path.open("rb") as file:
+        found = file.read(len(start))
+    if found != start or path.stat().st_size != len(start) + 2 * shape[0] * shape[1]:
+        raise ValueError(f"{path.name} is no matrix of shape {shape} in half precision")
+    return np.memmap(path, np.float16, "c", len(start), shape)  # what torch reads must look writable
+
+
+def _fault(nodes: pa.Table, edges: pa.Table) -> str | None:
+    """What does not fit together in tables that are each in order."""
+    kind = column_of(nodes, "kind")
+    kinds, names = kind.indices.to_numpy(), kind.dictionary.to_pylist()
+    if names != list(KINDS) or (np.diff(kinds) < 0).any():
+        return f"its nodes are not sorted by the kinds {', '.join(KINDS)}"
+    num_scenes = int(np.searchsorted(kinds, 1))
+    scene, modifier, count = (column_of(edges, name).to_numpy() for name in EDGE)
+    limits = ((scene, 0, num_scenes), (modifier, num_scenes, len(nodes)), (count, 1, np.iinfo(np.int32).max + 1))
+    for name, (values, least, end) in zip(EDGE, limits, strict=True):
+        if len(values) and not least <= values.min() <= values.max() < end:
+            return f"edges have the {name} {values.min()} to {values.max()}, which must be in [{least}, {end})"
+    return None if (np.diff(scene) >= 0).all() else "its edges are not sorted"
 
 
 def column_of(table: pa.Table, name: str) -> pa.Array:

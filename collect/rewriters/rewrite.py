@@ -1,7 +1,6 @@
 """Prompts in, better prompts out, with what was done to each: Stage 1 from the command line."""
 
 import itertools
-import json
 import logging
 import sys
 from collections import Counter
@@ -11,14 +10,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import Namespace
-from rich.console import Console
 from rich.text import Text
 
+from collect.console import PlainConsole
 from collect.intent.gate import IntentReport
 from collect.intent.words import WORD, lemma
 from collect.prompts import fault, read_prompts
 from collect.rewriters.rapo import RAPORewriter, Rewriting
-from data_modules.records import Messages, Prompt, content_id
+from data_modules.records import Messages, Prompt, content_id, to_line
+from data_modules.text import lines_of, quoted
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def rewrite(
         asked = read_prompts(prompts, limit)
     else:
         asked = [Prompt(content_id(text, ""), text) for text in gather(texts, prompts)][:limit]
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = PlainConsole(soft_wrap=True, highlight=False)
     outcomes: Counter[str] = Counter()
     for start in range(0, len(asked), CHUNK):
         chunk = asked[start : start + CHUNK]
@@ -82,7 +82,7 @@ def rewrite(
         for rewriting in rewriter.explain(chunk):
             outcomes[rewriting.origin] += 1
             if format == "jsonl":
-                sys.stdout.write(json.dumps(to_json(rewriting), ensure_ascii=False) + "\n")
+                sys.stdout.write(to_line(to_json(rewriting)))
             else:
                 console.print(difference(rewriting))
         sys.stdout.flush()
@@ -109,11 +109,11 @@ def gather(texts: Sequence[str], prompts: Path | None) -> list[str]:
     if texts:
         for text in texts:
             if fault(text):
-                raise ValueError(f"the prompt {text[:60]!r} {fault(text)}.")
+                raise ValueError(f"the prompt {quoted(text)} {fault(text)}.")
         return [text.strip() for text in texts]
     if sys.stdin is None or sys.stdin.isatty():
         raise ValueError("there are no prompts; give some at the end of the command, in a file, or on standard input.")
-    lines = [line.strip() for line in sys.stdin.read().splitlines() if line.strip()]
+    lines = [line.strip() for line in lines_of(sys.stdin.read()) if line.strip()]
     usable = [line for line in lines if not fault(line)]
     for line in lines:
         if fault(line):
@@ -123,7 +123,7 @@ def gather(texts: Sequence[str], prompts: Path | None) -> list[str]:
     return usable
 
 
-def show_requests(prompts: Sequence[Prompt], rewriter: RAPORewriter, format: str, console: Console) -> None:
+def show_requests(prompts: Sequence[Prompt], rewriter: RAPORewriter, format: str, console: PlainConsole) -> None:
     """Write what was retrieved for each prompt, and the merges that would be asked for if all kept intent."""
     for prompt, modifiers in zip(prompts, rewriter.retrieve(prompts), strict=True):
         requests = [rewriter.merge_request(prompt.prompt, modifier) for modifier in modifiers]
@@ -134,7 +134,7 @@ def show_requests(prompts: Sequence[Prompt], rewriter: RAPORewriter, format: str
                 "modifiers": [asdict(modifier) for modifier in modifiers],
                 "requests": requests,
             }
-            sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+            sys.stdout.write(to_line(row))
             continue
         console.print(Text(prompt.prompt, "bold"))
         for modifier in modifiers:

@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
 
+from collect.console import PlainConsole
 from collect.search.sspo import Candidate, Trajectory
 from collect.search.trajectories import JudgedVideo, read_trajectories, read_videos
+from data_modules.exports import replaced, require_replaceable
+from data_modules.records import to_line
 
 _CARD = """---
 task_categories: [text-to-video]
@@ -37,7 +39,7 @@ user wrote. One row per video:
 ```python
 from datasets import load_dataset
 
-rows = load_dataset("videofolder", data_dir="{folder}", split="train")
+rows = load_dataset("videofolder", data_dir={folder}, split="train")
 ```
 
 Made with these settings:
@@ -53,12 +55,12 @@ def export(trajectories: Path, output: Path, metadata: Literal["parquet", "jsonl
 
     Args:
         trajectories: folder that collect run wrote.
-        output: new folder of ``metadata.parquet`` or ``metadata.jsonl``, ``videos`` and a dataset card. Videos are
-            hard links where the file system allows it, and copies elsewhere.
+        output: new folder, or one that an export wrote, which is replaced. It gets ``metadata.parquet`` or
+            ``metadata.jsonl``, ``videos`` and a dataset card. Videos are hard links where the file system allows it,
+            and copies elsewhere.
         metadata: kind of the table.
     """
-    if output.exists() and any(output.iterdir()):
-        raise ValueError(f"{output} is not empty; choose another folder or delete this one.")
+    require_replaceable(output)
     searches, settings = read_trajectories(trajectories)
     videos = read_videos(trajectories)
     missing = [video.path for found in videos.values() for video in found if not video.path.is_file()]
@@ -66,27 +68,35 @@ def export(trajectories: Path, output: Path, metadata: Literal["parquet", "jsonl
         raise FileNotFoundError(
             f"{len(missing)} videos are missing, for instance {missing[0]}; start the collect run again to render them."
         )
-    rows = []
-    for search in searches:
-        for position, candidate in enumerate(in_order(search)):
-            for video in videos.get((search.prompt.id, candidate.text), []):
-                rows.append(row(search, candidate, position, video))
-                link(video.path, output / rows[-1]["file_name"])
-    output.mkdir(parents=True, exist_ok=True)
-    if metadata == "parquet":
-        pq.write_table(pa.Table.from_pylist(uniform(rows)), output / "metadata.parquet")
-    else:
-        lines = [json.dumps(values, ensure_ascii=False) + "\n" for values in uniform(rows)]
-        (output / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
+    files = {
+        f"videos/{video.path.name}": video.path  # equal texts of two prompts share a video
+        for found in videos.values()
+        for video in found
+    }
+    rows = [
+        row(search, candidate, position, video)
+        for search in searches
+        for position, candidate in enumerate(in_order(search))
+        for video in videos.get((search.prompt.id, candidate.text), [])
+    ]
     card = _CARD.format(
         num_searches=len(searches),
         num_texts=sum(len(in_order(search)) for search in searches),
         num_videos=len(rows),
-        folder=output.name,
+        folder=json.dumps(output.name),
         settings=json.dumps(settings, indent=2),
     )
-    (output / "README.md").write_text(card, encoding="utf-8")
-    Console().print(f"{len(rows)} videos of {len(searches)} searches in {output}")
+    with replaced(output) as folder:
+        (folder / "videos").mkdir()
+        for name in dict.fromkeys(values["file_name"] for values in rows):
+            link(files[name], folder / name)
+        if metadata == "parquet":
+            pq.write_table(pa.Table.from_pylist(uniform(rows)), folder / "metadata.parquet")
+        else:
+            lines = [to_line(values) for values in uniform(rows)]
+            (folder / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    PlainConsole().print(f"{len(rows)} videos of {len(searches)} searches in {output}")
 
 
 def in_order(search: Trajectory) -> list[Candidate]:
@@ -137,9 +147,6 @@ def uniform(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def link(source: Path, target: Path) -> None:
     """Put a file in a second place, without using its size again where that can be."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():  # equal texts of two prompts share a video
-        return
     try:
         os.link(source, target)
     except OSError:

@@ -1,14 +1,13 @@
 """Stage 2 from the command line: search prompts, keep every video and verdict."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
-from rich.console import Console
 
 from collect import tracking
+from collect.console import PlainConsole
 from collect.prompts import read_prompts
 from collect.protocols import Generator, Proposer, Rewriter, Verifier, Workers
 from collect.search.renderer import Renderer, seeds_of
@@ -16,6 +15,7 @@ from collect.search.schema import DATABASE
 from collect.search.sspo import Trajectory, mean, optimise
 from collect.search.store import Sample, Store
 from data_modules.records import Prompt, content_id
+from data_modules.schema import write_json
 
 PURPOSE = "collect"  # of the seeds: evaluation draws others
 NUM_VIDEOS_LOGGED = 8  # prompts whose videos are shown
@@ -73,7 +73,7 @@ def run(
             run is gone on with; the command line fills it in.
         logger: a W&B run to log to.
     """
-    console = Console()
+    console = PlainConsole()
     asked = read_prompts(prompts, limit)
     settings = search_settings(
         asked, generator, verifiers, rewriter, proposer, rounds, num_seeds, patience, budget, backtrack, alternatives
@@ -107,7 +107,7 @@ def run(
                 f"(raw {metrics['collect/raw_score']:.3f}), {metrics['collect/videos']:.0f} videos"
             )
         store.finish()
-        (output / "done.json").write_text(json.dumps({**settings, **metrics}, indent=2) + "\n")
+        write_json(output / "done.json", {**settings, **metrics})
         tracked.log_table("collect/trajectories", *table(searches, renderer))
         for name in ("failed_texts", "given_up"):
             if count := int(metrics[f"collect/{name}"]):

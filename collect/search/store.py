@@ -18,9 +18,22 @@ from typing import Any, Self, TextIO
 
 from collect.backends.video import video_fps
 from collect.protocols import RenderRequest, Verdict
-from collect.search.schema import BUSY_TIMEOUT, DATABASE, MIGRATIONS, SCHEMA, SCHEMA_VERSION, dump_json, read_meta
+from collect.search.schema import (
+    BUSY_TIMEOUT,
+    DATABASE,
+    IDENTITY,
+    MIGRATIONS,
+    SCHEMA,
+    SCHEMA_VERSION,
+    Meta,
+    clear_errors,
+    dump_json,
+    read_meta,
+    scores_of,
+)
 from collect.search.sspo import Proposal, Trajectory, average_ranks
 from data_modules.records import Prompt, content_id
+from data_modules.secrets import redacted
 
 logger = logging.getLogger(__name__)
 
@@ -69,11 +82,14 @@ class Store:
         with contextlib.ExitStack() as stack:
             for locked in (folder,) if videos is None else (folder, videos):
                 stack.enter_context(_lock(locked))
-            self._database = sqlite3.connect(folder / DATABASE, timeout=busy_timeout, check_same_thread=False)
-            stack.callback(self._database.close)
+            # As an absolute path, no name is taken for a URI.
+            path = (folder / DATABASE).absolute()
             with self._clear_errors():
+                self._database = sqlite3.connect(path, timeout=busy_timeout, check_same_thread=False)
+                stack.callback(self._database.close)
+                made = read_meta(self._database, folder / DATABASE)  # before anything is written to another's
                 self._database.execute("PRAGMA journal_mode=WAL")
-                self._check(settings)
+                self._check(made, settings)
             self._open = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -88,29 +104,8 @@ class Store:
         """Let the next run in."""
         self._open.close()
 
-    @contextlib.contextmanager
-    def _clear_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            name = error.sqlite_errorname
-            if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-                raise OSError(
-                    f"{self.folder / DATABASE} has been locked by another program for {self._busy_timeout:g} seconds; "
-                    "end it and start again, what was made is kept."
-                ) from error
-            if name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN")):
-                raise OSError(
-                    f"cannot write {self.folder / DATABASE} ({error}): is the disk full? Make room and start again, "
-                    "what was made is kept."
-                ) from error
-            raise
-        except sqlite3.DatabaseError as error:
-            if error.sqlite_errorname in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
-                raise ValueError(
-                    f"{self.folder / DATABASE} is no sound database ({error}); restore it or choose another folder."
-                ) from error
-            raise
+    def _clear_errors(self) -> contextlib.AbstractContextManager[None]:
+        return clear_errors(self.folder / DATABASE, self._busy_timeout)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -122,25 +117,19 @@ class Store:
         with self._one_thread, self._clear_errors():
             return self._database.execute(query, values).fetchall()
 
-    def _check(self, settings: dict[str, Any]) -> None:
-        made = read_meta(self._database)
+    def _check(self, made: Meta | None, settings: dict[str, Any]) -> None:
         now = json.loads(dump_json(settings))
         if made is None:
             with self._writing():
                 # One transaction: a run killed here leaves an empty file, which the next one takes for new.
                 self._database.execute("BEGIN")
-                for statement in SCHEMA.split(";"):
+                for statement in (*SCHEMA.split(";"), *IDENTITY):
                     self._database.execute(statement)
                 values = {"schema_version": SCHEMA_VERSION, "settings": now, "finished": False}
                 self._database.executemany(
                     "INSERT INTO meta VALUES (?, ?)", [(key, dump_json(value)) for key, value in values.items()]
                 )
             return
-        if made["schema_version"] > SCHEMA_VERSION:
-            raise ValueError(
-                f"{self.folder} has layout {made['schema_version']}, this version knows up to {SCHEMA_VERSION}; "
-                "choose another folder, or use the version that made it."
-            )
         before = made["settings"]
         # What was not yet written down when the store was made cannot have been changed, as far as anyone can tell.
         changed = [key for key in before if before[key] != now.get(key)]
@@ -156,6 +145,8 @@ class Store:
                 logger.info("%s: layout %d becomes %d.", self.folder / DATABASE, version, version + 1)
                 for statement in MIGRATIONS[version].split(";"):
                     self._database.execute(statement)
+            for statement in IDENTITY:
+                self._database.execute(statement)
             for key, value in {"schema_version": SCHEMA_VERSION, "settings": {**now, **before}}.items():
                 self._database.execute("UPDATE meta SET value = ? WHERE key = ?", (dump_json(value), key))
 
@@ -202,8 +193,9 @@ class Store:
             for search in trajectories:
                 for candidate in (*search.candidates, *search.failures):
                     found, key = candidate.assessment, (search.prompt.id, candidate.text)
-                    judged = (dump_json(found.scores), dump_json(found.observations), found.critique)
-                    database.execute(update, (*(judged if found.error is None else (None,) * 3), found.error, *key))
+                    judged = (dump_json(found.scores), dump_json(found.observations), redacted(found.critique))
+                    error = found.error and redacted(found.error)
+                    database.execute(update, (*(judged if error is None else (None,) * 3), error, *key))
                 if not search.candidates:
                     continue
                 rank = float(average_ranks(search.candidates).min())
@@ -249,7 +241,7 @@ class Store:
                 request.prompt,
                 request.seed,
                 generator,
-                str(request.path.relative_to(self.folder) if self.folder in request.path.parents else request.path),
+                self._place(request.path),
                 request.path.stat().st_size,
             )
             for request in requests
@@ -257,11 +249,19 @@ class Store:
         with self._writing() as database:
             database.executemany("INSERT OR REPLACE INTO renders VALUES (?, ?, ?, ?, ?, ?)", rows)
 
+    def _place(self, video: Path) -> str:
+        """Where a video is, seen from the store; outside of it, in full."""
+        inside, full = self.folder.absolute(), video.absolute()
+        return str(full.relative_to(inside) if full.is_relative_to(inside) else full)
+
     def verdict(self, render: Render, verifier: str) -> Verdict | None:
         """Read a verifier's opinion of a video as an answer to its raw prompt."""
         query = "SELECT scores, critique, error FROM verdicts WHERE prompt_id = ? AND render_id = ? AND verifier = ?"
         rows = self._read(query, render.sample.prompt.id, render.request.path.stem, verifier)
-        return Verdict(json.loads(rows[0][0]), *rows[0][1:]) if rows else None
+        if not rows:
+            return None
+        where = f"{self.folder / DATABASE}, table verdicts, prompt {render.sample.prompt.id},"
+        return Verdict(scores_of(rows[0][0], where), *rows[0][1:])
 
     def add_verdicts(self, renders: Sequence[Render], verifier: str, verdicts: Sequence[Verdict]) -> None:
         """Note a verifier's opinions."""
@@ -271,8 +271,8 @@ class Store:
                 s.request.path.stem,
                 verifier,
                 dump_json(verdict.scores),
-                verdict.critique,
-                verdict.error,
+                redacted(verdict.critique),
+                verdict.error and redacted(verdict.error),
             )
             for s, verdict in zip(renders, verdicts, strict=True)
         ]
@@ -285,7 +285,7 @@ class Store:
         ids = dump_json([request.path.stem for request in requests])
         with self._writing() as database:
             database.execute(
-                "INSERT INTO failures (backend, render_ids, error) VALUES (?, ?, ?)", (backend, ids, error)
+                "INSERT INTO failures (backend, render_ids, error) VALUES (?, ?, ?)", (backend, ids, redacted(error))
             )
 
     def num_renders(self) -> int:

@@ -1,15 +1,12 @@
 """Finished searches, read back from a store."""
 
-import contextlib
-import json
 import logging
-import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from collect.protocols import Verdict
-from collect.search.schema import BUSY_TIMEOUT, DATABASE, SCHEMA_VERSION, read_meta
+from collect.search.schema import DATABASE, opened, scores_of
 from collect.search.sspo import Assessment, Candidate, Proposal, Trajectory
 from data_modules.records import Prompt
 
@@ -31,16 +28,9 @@ def read_trajectories(folder: Path) -> tuple[list[Trajectory], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: if there is no store.
-        ValueError: if a later version made it, or its run did not end.
+        ValueError: if it is damaged, another program's or a later version's, or its run did not end.
     """
-    if not (folder / DATABASE).is_file():
-        raise FileNotFoundError(f"{folder / DATABASE} does not exist; collect run makes it.")
-    with contextlib.closing(sqlite3.connect(folder / DATABASE, timeout=BUSY_TIMEOUT)) as database:
-        made = read_meta(database)
-        if made is None or made["schema_version"] > SCHEMA_VERSION:
-            raise ValueError(
-                f"{folder / DATABASE} has no layout up to {SCHEMA_VERSION}; make it again with collect run."
-            )
+    with opened(folder) as (database, made):
         if not made["finished"]:
             raise ValueError(f"{folder} is not finished; start its collect run again, it goes on where it stopped.")
         trajectories = {
@@ -54,7 +44,9 @@ def read_trajectories(folder: Path) -> tuple[list[Trajectory], dict[str, Any]]:
             f"WHERE scores IS NOT NULL OR {error} IS NOT NULL ORDER BY prompt_id, number"
         )
         for prompt_id, number, text, origin, scores, observations, critique, why in database.execute(query):
-            found = Assessment(json.loads(scores or "{}"), json.loads(observations or "{}"), critique or "", why)
+            where = f"{folder / DATABASE}, table candidates, prompt {prompt_id},"
+            judged, observed = (scores_of(values or "{}", where) for values in (scores, observations))
+            found = Assessment(judged, observed, critique or "", why)
             rounds.setdefault((prompt_id, number), []).append(Candidate(Proposal(text, origin), number, found))
         for (prompt_id, _), candidates in rounds.items():
             trajectories[prompt_id].add(candidates)
@@ -76,10 +68,11 @@ def read_seed_scores(folder: Path) -> dict[tuple[str, str], dict[int, dict[str, 
         "ORDER BY prompt_id, prompt, seed, verifier"
     )
     scores: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
-    with contextlib.closing(sqlite3.connect(folder / DATABASE, timeout=BUSY_TIMEOUT)) as database:
+    with opened(folder) as (database, _):
         for prompt_id, text, seed, verifier, values in database.execute(query):
             of_seed = scores.setdefault((prompt_id, text), {}).setdefault(seed, {})
-            of_seed.update({f"{verifier}/{metric}": value for metric, value in json.loads(values).items()})
+            found = scores_of(values, f"{folder / DATABASE}, table verdicts, prompt {prompt_id},")
+            of_seed.update({f"{verifier}/{metric}": value for metric, value in found.items()})
     return scores
 
 
@@ -90,12 +83,12 @@ def read_videos(folder: Path) -> dict[tuple[str, str], list[JudgedVideo]]:
         "FROM verdicts JOIN renders ON renders.id = render_id ORDER BY prompt_id, renders.prompt, seed, verifier"
     )
     videos: dict[tuple[str, str], dict[str, JudgedVideo]] = {}
-    with contextlib.closing(sqlite3.connect(folder / DATABASE, timeout=BUSY_TIMEOUT)) as database:
-        made = read_meta(database) or {}
+    with opened(folder) as (database, made):
         query = query.format(error="error" if made["schema_version"] > 1 else "NULL")
         for prompt_id, text, video, seed, generator, verifier, scores, critique, error in database.execute(query):
             judged = videos.setdefault((prompt_id, text), {}).setdefault(
                 video, JudgedVideo(folder / video, seed, generator, {})
             )
-            judged.verdicts[verifier] = Verdict(json.loads(scores), critique, error)
+            found = scores_of(scores, f"{folder / DATABASE}, table verdicts, prompt {prompt_id},")
+            judged.verdicts[verifier] = Verdict(found, critique, error)
     return {key: list(found.values()) for key, found in videos.items()}

@@ -1,7 +1,5 @@
 """What a public benchmark asks for, and how its files are read."""
 
-import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +7,8 @@ from statistics import fmean
 from typing import Any, Protocol
 
 from data_modules.records import Prompt, content_id
+from data_modules.schema import parse_json
+from data_modules.text import lines_of, listed, read_csv_rows, read_text
 
 MAX_NAME = 255  # bytes of a file name, on every file system in use
 
@@ -69,8 +69,8 @@ def numbered_lines(path: Path) -> list[tuple[int, str]]:
         FileNotFoundError: if there is no such file.
         ValueError: if it has no text.
     """
-    _must_exist(path)
-    lines = [(number, line.strip()) for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"))]
+    text = read_text(path, "a benchmark's file of prompts")
+    lines = [(number, line.strip()) for number, line in enumerate(lines_of(text))]
     found = [(number, line) for number, line in lines if line]
     if not found:
         raise ValueError(f"{path} holds no prompts.")
@@ -100,12 +100,11 @@ def read_json(path: Path, by_line: bool = False) -> Any:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no such file.
     """
-    _must_exist(path)
-    text = path.read_text(encoding="utf-8-sig")
-    try:
-        return [json.loads(line) for line in text.split("\n") if line.strip()] if by_line else json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}); is the file cut short? Fetch it again.") from error
+    text, remedy = read_text(path, "a benchmark's JSON file"), "is the file cut short? Fetch it again."
+    if not by_line:
+        return parse_json(text, object, str(path), remedy)
+    lines = [(number, line) for number, line in enumerate(lines_of(text), 1) if line.strip()]
+    return [parse_json(line, object, f"{path}:{number}", remedy) for number, line in lines]
 
 
 def texts_of(rows: Any, key: str, path: Path) -> list[tuple[int, str]]:
@@ -126,18 +125,18 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         FileNotFoundError: if there is no such file.
         ValueError: if one of the columns is missing, or there are no rows.
     """
-    _must_exist(path)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-    missing = [column for column in columns if column not in (reader.fieldnames or [])]
+    there, rows = read_csv_rows(path, f"a CSV with columns {', '.join(columns)}")
+    missing = [column for column in columns if column not in there]
     if missing:
-        raise ValueError(
-            f"{path} has no column {', '.join(missing)}; it has {', '.join(reader.fieldnames or ['none'])}."
-        )
-    if not rows:
+        raise ValueError(f"{path} has no column {', '.join(missing)}; it has {listed(there)}.")
+    found = []
+    for row in rows:
+        if row.fault is not None:
+            raise ValueError(f"{path}:{row.line}: {row.fault}.")
+        found.append(row.cells)
+    if not found:
         raise ValueError(f"{path} holds no rows.")
-    return rows
+    return found
 
 
 def result_files(folder: Path, pattern: str, written_by: str) -> list[Path]:

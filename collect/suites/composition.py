@@ -5,7 +5,6 @@ https://github.com/evalcrafter/EvalCrafter (``README.md``, ``eval_from_metrics.p
 https://github.com/llyx97/FETV and https://github.com/llyx97/FETV_eval (``UMT/README.md``, ``auto_eval.py``).
 """
 
-import csv
 import re
 from pathlib import Path
 from statistics import fmean
@@ -22,6 +21,7 @@ from collect.suites.benchmark import (
     texts_of,
 )
 from collect.suites.published import RAPO_EVALCRAFTER, RAPO_T2VCOMPBENCH, Scores
+from data_modules.text import read_rows, read_text
 
 # What the name of a result file says, and what the category is called in papers.
 CATEGORIES = {
@@ -64,8 +64,7 @@ class T2VCompBench:
         runs = []
         for path in result_files(folder, "*_score.csv", "the evaluator"):
             category = next((name for part, name in CATEGORIES.items() if part in path.stem), None)
-            with path.open(encoding="utf-8", newline="") as file:
-                rows = [row for row in csv.reader(file) if row]
+            rows = read_rows(path, "the evaluator's results")
             if category is None or not rows or not rows[-1][0].startswith("score"):
                 raise ValueError(
                     f"{path} is no finished result: its name must hold one of {', '.join(CATEGORIES)} and its last "
@@ -99,7 +98,7 @@ class EvalCrafter:
         """Read the ``Results:`` line of ``final_result.txt``."""
         runs = []
         for path in result_files(folder, "final_result.txt", "eval_from_metrics.py"):
-            line = re.search(r"Results: (.+)", path.read_text(encoding="utf-8"))
+            line = re.search(r"Results: (.+)", read_text(path, "the evaluator's results"))
             scores = re.findall(r"([A-Z][A-Za-z -]*?) (-?\d+(?:\.\d+)?)", line.group(1)) if line else []
             if not scores:
                 raise ValueError(f"{path} has no line of results; run eval_from_metrics.py again.")

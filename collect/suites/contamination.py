@@ -1,6 +1,5 @@
 """Training prompts that are a benchmark's: the same words, or nearly the same meaning. S suite prompts, T texts."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from sentence_transformers import util
 
 from collect.backends.encoders import load_encoder
 from collect.prompts import read_prompts
+from data_modules.schema import parse_json
+from data_modules.text import lines_of, read_text
 
 PROMPT_LABEL = "\nPrompt: "  # what stands before the user's prompt in every template that asks for a rewrite
 
@@ -91,14 +92,11 @@ def read_texts(path: Path) -> list[str]:
     """
     if path.suffix != ".jsonl" or not path.is_file():
         return [prompt.prompt for prompt in read_prompts(path)]
-    rows: list[Any] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{number} is not JSON ({error}); is the file cut short?") from error
+    rows = [
+        parse_json(line, object, f"{path}:{number}", "is the file cut short?")
+        for number, line in enumerate(lines_of(read_text(path, "prompts, captions or records")), 1)
+        if line.strip()
+    ]
     texts = [_text(row) for row in rows if isinstance(row, dict)]
     found = [text for text in texts if text]
     if not found or len(found) < len(rows):

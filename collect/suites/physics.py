@@ -5,7 +5,6 @@ https://github.com/OpenGVLab/PhyGenBench (``README.md``, ``PhyGenEval/overall.py
 https://github.com/google-deepmind/physics-IQ-benchmark (``README.md``, ``descriptions/``).
 """
 
-import csv
 from pathlib import Path
 from statistics import fmean
 from typing import ClassVar
@@ -20,6 +19,7 @@ from collect.suites.benchmark import (
     texts_of,
 )
 from collect.suites.published import RAPO_PHYGENBENCH, RAPO_VIDEOPHY, Scores
+from data_modules.text import read_rows
 
 NUM_RUNS = 4  # that the leaderboard of Physics-IQ Verified asks for
 
@@ -68,8 +68,7 @@ class VideoPhy:
 
     def _scores(self, path: Path) -> dict[str, float]:
         """Read rows of video, question and score, without a header."""
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.reader(file) if row]
+        rows = read_rows(path, "the evaluator's results")
         try:
             return {Path(row[0]).name: float(row[-1]) for row in rows}
         except ValueError as error:

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
+from collect.console import PlainConsole
 from collect.protocols import Generator, Rewriter
 from collect.search.renderer import Renderer, seeds_of
 from collect.search.retries import BackendError
@@ -95,7 +94,7 @@ def check(asked: Sequence[SuitePrompt], training: Sequence[Path], min_similarity
         writer.writerow(["kind", "similarity", "prompt", "training", "file"])
         writer.writerows([o.kind, f"{o.similarity:.3f}", o.prompt, o.training, o.file] for o in found)
     kinds = Counter(overlap.kind for overlap in found)
-    Console(soft_wrap=True, highlight=False).print(
+    PlainConsole(soft_wrap=True, highlight=False).print(
         f"{kinds['exact']} of {len(asked)} prompts are in the training texts word for word, {kinds['near']} nearly; "
         f"see {output / 'contamination.csv'}"
     )

@@ -5,9 +5,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from collect.console import PlainConsole
 from collect.suites.published import Scores
 
 
@@ -41,7 +41,7 @@ def write_table(folder: Path, name: str, measured: Scores, published: Scores) ->
         for metric in shown:
             table.add_row(method if metric == shown[0] else "", metric, _shown(scores, metric))
         table.add_section()
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    PlainConsole(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def _shown(scores: Mapping[str, float], metric: str) -> str:

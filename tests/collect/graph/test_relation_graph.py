@@ -317,9 +317,9 @@ def test_unusable_files_are_refused(tmp_path: Path) -> None:
     write_records(tmp_path / "captions.jsonl", [Caption("0", "a dog", "test")])
     with pytest.raises(ValueError, match="language_model"):
         graph(tmp_path, captions=tmp_path / "captions.jsonl")
-    (tmp_path / "captions.txt").write_text("a dog\n")
-    with pytest.raises(ValueError, match=r"expected captions as \.csv or \.jsonl"):
-        graph(tmp_path, captions=tmp_path / "captions.txt")
+    (tmp_path / "captions.md").write_text("a dog\n")
+    with pytest.raises(ValueError, match=r"expected captions as \.jsonl, \.txt or \.csv"):
+        graph(tmp_path, captions=tmp_path / "captions.md")
     with pytest.raises(FileNotFoundError, match="no sentence encoder"):
         graph(tmp_path, captions=tmp_path / "captions.jsonl", encoder=str(tmp_path / "encoder"))
     with pytest.raises(ValueError, match="empty"):

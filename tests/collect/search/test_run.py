@@ -236,7 +236,10 @@ def test_every_backend_that_is_changed_between_two_starts_is_noticed(
 
 
 def test_a_model_trained_again_in_the_same_folder_is_another_one(tmp_path: Path) -> None:
-    config = {"class_path": "a.LM", "init_args": {"pretrained": str(tmp_path), "device": "cpu", "temperature": 1.0}}
+    config = {
+        "class_path": "collect.backends.TransformersLM",
+        "init_args": {"pretrained": str(tmp_path), "device": "cpu", "temperature": 1.0},
+    }
     (tmp_path / "model.safetensors").write_bytes(b"old")
     first = identify(config)
     assert first["temperature"] == 1.0
