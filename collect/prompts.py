@@ -75,7 +75,7 @@ def read_captions(path: Path) -> list[Caption]:
     """
     if path.suffix == ".jsonl":
         return read_records(path, Caption)
-    texts = [text for _, text, _ in _texts(path, "captions", CAPTION_COLUMNS) if text]
+    texts = [" ".join(text.split()) for _, text, _ in _texts(path, "captions", CAPTION_COLUMNS) if text]
     if not texts:
         raise ValueError(f"{path} holds no captions.")
     return [Caption(content_id(text), text, path.name) for text in texts]

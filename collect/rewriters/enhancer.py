@@ -1,13 +1,13 @@
 """A video model's own prompt enhancement, to be compared with a tuned rewriter."""
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from collect.protocols import LanguageModel
 from data_modules.records import Message, Messages, Prompt
+from data_modules.schema import parse_json
+from data_modules.text import read_text
 
 SLOT = "{prompt}"
 
@@ -79,19 +79,9 @@ def read_instructions(path: Path) -> Messages:
         FileNotFoundError: if there is no such file.
         ValueError: if it is empty, or a ``.json`` file of anything but messages.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; copy the system prompt from the video model's repository.")
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path, "the system prompt from the video model's repository")
     if not text.strip():
         raise ValueError(f"{path} is empty; copy the system prompt from the video model's repository.")
     if path.suffix != ".json":
         return [Message(role="system", content=text)]
-    try:
-        rows: Any = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}).") from error
-    if not isinstance(rows, list) or not all(
-        isinstance(row, dict) and {"role", "content"} == row.keys() for row in rows
-    ):
-        raise ValueError(f"{path} must be a list of messages, each with the keys role and content.")
-    return [Message(role=str(row["role"]), content=str(row["content"])) for row in rows]
+    return parse_json(text, list[Message], str(path), "it must be a list of messages, each with role and content.")

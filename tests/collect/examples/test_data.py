@@ -46,8 +46,8 @@ def test_caption_records_keep_their_source(files: tuple[Path, Path], tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"captions": "nowhere.txt"}, "nowhere.txt does not exist; expected captions as .jsonl or .txt"),
-        ({"captions": "captions.csv"}, "captions.csv is of no known kind"),
+        ({"captions": "nowhere.txt"}, "nowhere.txt does not exist; expected captions as .jsonl, .txt or .csv"),
+        ({"captions": "captions.csv"}, "captions.csv has columns a; one must be caption or captions or text"),
         ({"captions": "empty.txt"}, "empty.txt holds no captions"),
         ({"prompts": "few.txt"}, "2 prompts are too few for three splits; give at least 10"),
         ({"val_share": 0.6, "test_share": 0.5}, "above 0 and below 1 together, got 0.6, 0.5"),

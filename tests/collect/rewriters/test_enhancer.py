@@ -80,7 +80,7 @@ def test_yaml_names_it_like_any_method(instructions: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "user_turn", "message"),
     [
-        ("system.txt", None, "{prompt}", "does not exist; copy the system prompt"),
+        ("system.txt", None, "{prompt}", "does not exist; expected the system prompt"),
         ("system.txt", " \n", "{prompt}", "is empty"),
         ("turns.json", '{"role": "system"}', "{prompt}", "must be a list of messages"),
         ("turns.json", "[", "{prompt}", "is not JSON"),
