@@ -434,7 +434,7 @@ def test_an_evaluation_must_be_one(trained: Path, tmp_path: Path) -> None:
     ):
         export(trained, tmp_path / "hf", f"--evaluation={tmp_path / 'no.json'}")
     (tmp_path / "other.json").write_text("[]")
-    with pytest.raises(ValueError, match="it needs the keys metric, num_prompts, methods"):
+    with pytest.raises(ValueError, match=r"other.json is not an Evaluation: found \[\]; make it"):
         export(trained, tmp_path / "hf", f"--evaluation={tmp_path / 'other.json'}")
     (tmp_path / "rewrites.jsonl").write_text('{"candidates": []}\n')
     with pytest.raises(ValueError, match=r"rewrites.jsonl holds no rewrite of a refactorer"):

@@ -120,7 +120,7 @@ def test_clean_leaves_what_no_stage_wrote(clone: Path) -> None:
 def test_a_size_that_no_folder_of_configs_has_is_refused(clone: Path, size: str) -> None:
     refused = subprocess.run(["make", "clean", f"SIZE={size}"], cwd=clone, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
-    assert f"SIZE is '{size}'; it must be one of toy" in refused.stderr
+    assert f"SIZE is '{size}'; it must be one of " in refused.stderr
     assert (clone / "configs/toy").is_dir()
 
 
