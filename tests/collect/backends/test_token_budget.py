@@ -1,10 +1,12 @@
 """What a video model reads of a prompt, asked of its checkpoint's tokenizer."""
 
+import io
 import json
 import logging
 from pathlib import Path
 
 import pytest
+import sentencepiece
 from jsonargparse import Namespace
 
 from collect.backends.token_budget import budget_of, set_generator_of_gates, warn_of_long_prompts
@@ -41,6 +43,33 @@ def test_the_budget_is_the_pipelines_own(tmp_path: Path, name: str, tokens: int)
     config["init_args"]["call_kwargs"] = {"max_sequence_length": 32}
     assert budget_of(config).max_tokens == 32
     assert budget_of({"class_path": "collect.backends.CommandGenerator", "init_args": {"command": ["x"]}}) is None
+
+
+def test_a_tokenizer_that_is_nothing_but_a_sentencepiece_model_is_read(tmp_path: Path) -> None:
+    """So CogVideoX, Latte and LTX-Video are published."""
+    config = checkpoint(tmp_path / "model", "CogVideoXPipeline")
+    folder = tmp_path / "model/tokenizer"
+    for file in folder.iterdir():
+        file.unlink()
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a red ball falls on the hill at night", "the blue box is on water"] * 20),
+        model_writer=model,
+        vocab_size=30,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    (folder / "spiece.model").write_bytes(model.getvalue())
+    settings = {"tokenizer_class": "T5Tokenizer", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"extra_ids": 0}))
+    budget = budget_of(config)
+    assert budget is not None
+    short, long = budget.count(["a red ball", "a red ball on the hill"])
+    assert 4 <= short < long
 
 
 def test_the_gate_counts_as_the_video_model_does(tmp_path: Path) -> None:

@@ -246,6 +246,8 @@ def test_a_model_trained_again_in_the_same_folder_is_another_one(tmp_path: Path)
     assert identify(config | {"init_args": config["init_args"] | {"device": "cuda:1"}}) == first
     (tmp_path / "model.safetensors").write_bytes(b"new")
     assert identify(config) != first
+    negative = "\u4e11\u964b\u7684" * 80  # no folder could have such a name
+    assert identify({"negative_prompt": negative}) == {"negative_prompt": negative}
 
 
 def test_a_budget_bounds_the_videos_of_every_prompt(prompts: Path, tmp_path: Path) -> None:
