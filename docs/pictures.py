@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jsonargparse import auto_cli
+from jsonargparse import auto_cli, set_loader
 from matplotlib.figure import Figure
+from yaml import YAMLError
 
 from collect.backends.video import Video, read_video
 from collect.prompts import read_prompts
 from collect.protocols import Generator, RenderRequest, Rewriter, Verifier
 from collect.search.renderer import seeds_of
+from collect.sub_configs import SubConfigs
 from data_modules.records import Prompt
 
 WIDTH = 10.0  # inches
@@ -126,4 +128,5 @@ def _figure(columns: dict[str, list[Strip]], num_frames: int, background: str, t
 
 
 if __name__ == "__main__":
+    set_loader("yaml", SubConfigs().load, (YAMLError,))
     auto_cli(draw, as_positional=False)
