@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from data_modules.records import Messages, Prompt
 
@@ -57,11 +57,36 @@ class Verifier(Protocol):
         """Judge how well each video shows its raw prompt."""
 
 
+class Answer(str):
+    """A language model's answer, a text that says whether it is whole. A plain ``str`` is whole.
+
+    Args:
+        text: without the model's reasoning, as far as the model can tell the two apart.
+        fault: why the text is not all of an answer, for instance because its tokens ran out; ``None`` where it is.
+    """
+
+    fault: str | None
+
+    def __new__(cls, text: str, fault: str | None = None) -> Self:
+        """Make a text that says whether it is whole."""
+        answer = super().__new__(cls, text)
+        answer.fault = fault
+        return answer
+
+
 class LanguageModel(Protocol):
     """Chat messages to text, in batches."""
 
     def complete(self, conversations: Sequence[Messages], *, seed: int) -> list[str]:
-        """Answer each conversation."""
+        """Answer each conversation; an answer that is not whole is an :class:`Answer` that says why."""
+
+
+@runtime_checkable
+class JSONLanguageModel(LanguageModel, Protocol):
+    """A language model that can be held to JSON of a given form."""
+
+    def complete_json(self, conversations: Sequence[Messages], schema: dict[str, Any], *, seed: int) -> list[str]:
+        """Answer each conversation with JSON that follows a JSON schema, as far as the model can be held to it."""
 
 
 class Rewriter(Protocol):

@@ -17,6 +17,25 @@ DeformStyle = Literal["short", "generic", "reordered", "long", "tags"]
 CHOICE_LABELS: tuple[Literal["A"], Literal["B"]] = ("A", "B")
 MODIFIER_KINDS = ("scene", "subject", "action", "atmosphere")
 
+# What answers to extract and judge look like, for language models that can be held to it.
+_PHRASES = {"type": "array", "items": {"type": "string"}}
+EXTRACT_SCHEMA = {
+    "type": "object",
+    "properties": dict.fromkeys(MODIFIER_KINDS, _PHRASES),
+    "required": list(MODIFIER_KINDS),
+    "additionalProperties": False,
+}
+JUDGE_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "answers": {"type": "array", "items": {"type": "string", "enum": ["yes", "no"]}},
+        "score": {"type": "integer", "enum": [1, 2, 3, 4, 5]},
+        "critique": {"type": "string"},
+    },
+    "required": ["answers", "score", "critique"],
+    "additionalProperties": False,
+}
+
 _DEFORM: dict[str, str] = {
     "short": (
         "Ask for this video as a hurried user would: a few words, details left out, nothing added. "

@@ -2,19 +2,17 @@
 
 import json
 import logging
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import openai
-from openai import OpenAI
-from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
-from openai.types.chat.chat_completion import Choice
 from tqdm import tqdm
 
+from collect.backends.endpoint import Endpoint, EndpointError, json_form
+from collect.backends.generation import cut_after
 from collect.backends.sampling import seeds_for
+from collect.protocols import Answer
 from data_modules.conversation import harmless
 from data_modules.records import Messages
 
@@ -24,13 +22,12 @@ logger = logging.getLogger(__name__)
 class OpenAILM:
     """A language model behind an endpoint that speaks OpenAI's chat completions: vLLM, SGLang, transformers, OpenAI.
 
-    Conversations are asked about at the same time, which a server turns into batches. An answer that the server leaves
-    empty is empty here, as a model in this process may answer; who asked decides what stands in for it.
+    Conversations are asked about at the same time, which a server turns into batches. An answer whose tokens ran out is
+    asked for once more with twice as many. What is still not whole, or was refused, says so (see
+    :class:`~collect.protocols.Answer`); who asked decides what stands in for it.
 
-    The most tokens of an answer go by either of their names, see :func:`chat_completion`. OpenAI's models that reason
-    take no temperature but 1.
-
-    The key is taken from the environment variable ``OPENAI_API_KEY``; servers of one's own need none.
+    What servers do not take, see :class:`~collect.backends.endpoint.Endpoint`. The key is taken from the environment
+    variable ``OPENAI_API_KEY``; servers of one's own need none.
 
     Args:
         base_url: of the endpoint, with its version: ``http://127.0.0.1:8000/v1``.
@@ -42,7 +39,8 @@ class OpenAILM:
         max_retries: how often a request that failed on the way, or that the server was too busy for, is sent again.
 
     Raises:
-        ValueError: if a number is out of range, or the endpoint cannot be reached or refuses the key.
+        ValueError: if a number is out of range.
+        EndpointError: if the endpoint cannot be reached or refuses the key.
     """
 
     def __init__(
@@ -64,14 +62,11 @@ class OpenAILM:
                 "temperature and max_retries must be at least 0 and timeout above 0, "
                 f"got {temperature}, {max_retries} and {timeout}"
             )
-        self.base_url = base_url
-        self.model = model
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
         self.num_concurrent = num_concurrent
-        self.timeout = timeout
-        self.max_retries = max_retries
-        with self._connected() as client:
+        self.endpoint = Endpoint(base_url, model, timeout, max_retries)
+        with self.endpoint.connected() as client:
             try:
                 client.with_options(max_retries=0).models.list()
             except (openai.AuthenticationError, openai.PermissionDeniedError):
@@ -87,90 +82,45 @@ class OpenAILM:
             seed: with the text of a conversation, decides what is sampled, as far as the server keeps to seeds.
 
         Raises:
-            ValueError: if the endpoint cannot be reached, is too slow, refuses a conversation, does not know the
-                model, or cuts every answer off before it has begun.
+            EndpointError: if the endpoint cannot be reached, is too slow, does not know the model, refuses every
+                conversation, or cuts every answer off before it has begun.
         """
+        return list(self._complete(conversations, seed))
+
+    def complete_json(self, conversations: Sequence[Messages], schema: dict[str, Any], *, seed: int) -> list[str]:
+        """Answer each conversation with JSON that follows a schema; a server that takes none is asked without.
+
+        Raises:
+            EndpointError: see :meth:`complete`.
+        """
+        return list(self._complete(conversations, seed, response_format=json_form(schema)))
+
+    def _complete(self, conversations: Sequence[Messages], seed: int, **request: Any) -> list[Answer]:
         turns = [[harmless(message) for message in messages] for messages in conversations]
         seeds = seeds_for([json.dumps(messages) for messages in turns], seed)
-        with self._connected() as client, ThreadPoolExecutor(self.num_concurrent) as pool:
+        with self.endpoint.connected() as client, ThreadPoolExecutor(self.num_concurrent) as pool:
             futures = [
-                pool.submit(self._answer, client, messages, own) for messages, own in zip(turns, seeds, strict=True)
+                pool.submit(self._answer, client, messages, {**request, "seed": own % 2**31})  # what every server takes
+                for messages, own in zip(turns, seeds, strict=True)
             ]
             try:
-                choices = [future.result() for future in tqdm(futures, desc=self.model, delay=10, leave=False)]
+                asked = tqdm(futures, desc=self.endpoint.model, delay=10, leave=False)
+                answers = self.endpoint.checked([future.result() for future in asked])
             finally:
                 for future in futures:
                     future.cancel()
-        answers = [(choice.message.content or "").strip() for choice in choices]
-        if choices and not any(answers) and all(choice.finish_reason == "length" for choice in choices):
-            raise ValueError(
-                f"{self.model} at {self.base_url} answered nothing within max_new_tokens={self.max_new_tokens}; "
-                "a model that thinks before it answers needs more, or its thinking switched off"
+        if answers and not any(answers) and all("max_new_tokens" in (answer.fault or "") for answer in answers):
+            raise EndpointError(
+                f"{self.endpoint.model} at {self.endpoint.base_url} answered nothing within "
+                f"max_new_tokens={self.max_new_tokens}; a model that thinks before it answers needs more, or its "
+                "thinking switched off"
             )
         return answers
 
-    def _answer(self, client: OpenAI, messages: Messages, seed: int) -> Choice:
-        completion = chat_completion(
-            client,
-            self.max_new_tokens,
-            model=self.model,
-            messages=cast(list[ChatCompletionMessageParam], messages),
-            temperature=self.temperature,
-            seed=seed % 2**31,  # what every server takes
-        )
-        if not completion.choices:
-            raise ValueError(f"{self.base_url} sent no answer to {messages[-1]['content'][:200]!r}")
-        return completion.choices[0]
-
-    @contextmanager
-    def _connected(self) -> Iterator[OpenAI]:
-        """Talk to the endpoint; say what is wrong with it, and what to do."""
-        try:
-            with OpenAI(
-                base_url=self.base_url,
-                api_key=os.environ.get("OPENAI_API_KEY") or "none",  # the client insists on one
-                timeout=self.timeout,
-                max_retries=self.max_retries,
-            ) as client:
-                yield client
-        except openai.APITimeoutError as error:
-            raise ValueError(
-                f"{self.base_url} did not answer within {self.timeout:g} s; raise timeout or lower num_concurrent"
-            ) from error
-        except openai.APIConnectionError as error:
-            raise ValueError(
-                f"no server could be reached at {self.base_url} ({error.__cause__ or error}); "
-                "start one, or mend base_url"
-            ) from error
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise ValueError(
-                f"{self.base_url} refused the key ({_said(error)}); set the environment variable OPENAI_API_KEY"
-            ) from error
-        except openai.APIStatusError as error:
-            raise ValueError(f"{self.base_url} refused to answer as {self.model!r}: {_said(error)}") from error
-
-
-def chat_completion(client: OpenAI, max_new_tokens: int, **request: Any) -> ChatCompletion:
-    """Ask for an answer of at most so many tokens, by whichever name the endpoint knows that limit.
-
-    ``max_tokens`` is the name that all servers of open models know. OpenAI's models that reason refuse it and name
-    ``max_completion_tokens`` instead (https://platform.openai.com/docs/api-reference/chat/create); they are then asked
-    once more, by that name.
-
-    Args:
-        client: of the endpoint.
-        max_new_tokens: tokens after which an answer is cut.
-        **request: the other arguments of a chat completion.
-    """
-    try:
-        completion: ChatCompletion = client.chat.completions.create(max_tokens=max_new_tokens, **request)
-    except openai.BadRequestError as error:
-        if "max_completion_tokens" not in error.response.text:
-            raise
-        completion = client.chat.completions.create(max_completion_tokens=max_new_tokens, **request)
-    return completion
-
-
-def _said(error: openai.APIStatusError) -> str:
-    """What a server gave as the reason; servers differ in where they put it."""
-    return f"{error.status_code} {error.response.text.strip()[:400]}"
+    def _answer(self, client: openai.OpenAI, messages: Messages, request: dict[str, Any]) -> Answer:
+        answer = Answer("")
+        for room in (self.max_new_tokens, 2 * self.max_new_tokens):
+            answer = self.endpoint.ask(client, messages, room, temperature=self.temperature, **request)
+            if answer.fault != cut_after(room):
+                break
+        return answer

@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
-from transformers import (
-    LogitsProcessorList,
-)
+from transformers import LogitsProcessorList, StoppingCriteriaList
 
+from collect.backends import generation
+from collect.backends.reasoning import begun_in
 from collect.backends.resident import ResidentModel
 from collect.backends.sampling import GumbelNoise, seeds_for
+from collect.protocols import Answer
 from data_modules.conversation import marks_of, render
 from data_modules.records import Messages
 
@@ -28,6 +29,10 @@ class TransformersLM:
 
     Of the generation settings that come with a model only its tokens count, see :func:`greedy_settings`: an adapter
     on a model answers as the two merged do.
+
+    An answer ends with one of the model's end tokens. One whose tokens ran out is asked for once more with twice as
+    many, where the context has room for them; what is still not whole, or repeats itself without end, says so (see
+    :class:`~collect.protocols.Answer`).
 
     A process holds each base model once, however many of these use it, with or without an adapter of their own.
 
@@ -80,12 +85,19 @@ class TransformersLM:
         texts = [self._render(messages) for messages in conversations]
         ids = self._tokenise(texts, self.max_new_tokens)
         seeds = seeds_for(texts, seed)
-        answers: list[str] = [""] * len(ids)
-        for rows in tqdm(self._batches(ids), desc="language model", unit="batch", delay=10, leave=False):
-            completed = self._complete([ids[row] for row in rows], [seeds[row] for row in rows])
-            for row, answer in zip(rows, completed, strict=True):
-                answers[row] = answer
-        return answers
+        begun = begun_in(texts[0]) if texts else ""
+        answers = self._answer(ids, seeds, self.max_new_tokens, begun)
+        num_more = 2 * self.max_new_tokens
+        context = self.resident.model.config.max_position_embeddings
+        cut = [
+            row
+            for row, answer in enumerate(answers)
+            if answer.fault == generation.cut_after(self.max_new_tokens) and len(ids[row]) + num_more <= context
+        ]
+        again = self._answer([ids[row] for row in cut], [seeds[row] for row in cut], num_more, begun)
+        for row, answer in zip(cut, again, strict=True):
+            answers[row] = answer
+        return list(answers)
 
     def label_log_probs(self, conversations: Sequence[Messages], labels: Sequence[str]) -> NDArray[np.float64]:
         """How likely each label is as the beginning of the answer, against the other labels.
@@ -148,22 +160,32 @@ class TransformersLM:
     def _pad(self, ids: list[list[int]]) -> dict[str, Tensor]:
         return self.tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(self.resident.model.device)
 
+    def _answer(self, ids: Sequence[list[int]], seeds: Sequence[int], num_new: int, begun: str) -> list[Answer]:
+        answers = [Answer("")] * len(ids)
+        for rows in tqdm(self._batches(ids), desc="language model", unit="batch", delay=10, leave=False):
+            generated = self._generate([ids[row] for row in rows], [seeds[row] for row in rows], num_new, begun)
+            for row, answer in zip(rows, generated, strict=True):
+                answers[row] = answer
+        return answers
+
     @torch.inference_mode()
-    def _complete(self, ids: list[list[int]], seeds: list[int]) -> list[str]:
+    def _generate(self, ids: list[list[int]], seeds: list[int], num_new: int, begun: str) -> list[Answer]:
         batch = self._pad(ids)
+        length = batch["input_ids"].shape[1]
         noise = [GumbelNoise(self.temperature, seeds)] if self.temperature > 0 else []
+        loops = generation.Loops(length, self.tokenizer.pad_token_id)
         with self.resident.using(self.adapter) as model:
             generated = model.generate(
                 **batch,
                 logits_processor=LogitsProcessorList(noise),
                 do_sample=False,  # sampling is the noise's work
-                max_new_tokens=self.max_new_tokens,
+                max_new_tokens=num_new,
+                stopping_criteria=StoppingCriteriaList([loops]),
                 tokenizer=self.tokenizer,  # a model's stop strings need it
             )
-        answers = self.tokenizer.batch_decode(
-            generated[:, batch["input_ids"].shape[1] :], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        return generation.read(
+            generated[:, length:], num_new, loops, self.resident.model.generation_config, self.tokenizer, begun
         )
-        return [answer.strip() for answer in answers]
 
     @torch.inference_mode()
     def _label_log_probs(self, ids: list[list[int]], tokens: list[int]) -> NDArray[np.float64]:

@@ -24,6 +24,7 @@ from collect.protocols import Generator, RenderRequest, Rewriter, Verifier
 from collect.search.renderer import Renderer, seeds_of
 from collect.search.run import by_name
 from collect.search.store import Sample, Store
+from collect.search.writers import RetriedRewriter
 from data_modules.records import Prompt, Result, content_id, write_records
 from data_modules.schema import OPEN, parse_json
 from data_modules.text import read_text
@@ -111,7 +112,10 @@ def evaluate(
     watch = Stopwatch(generator)
     summary = output / "summary.json"
     with Store(output, settings, videos) as store, tracking.start(logger, "evaluate") as tracked:
-        table = {name: ask(rewriter, asked) for name, rewriter in methods.items()}
+        table = {
+            name: ask(None if rewriter is None else RetriedRewriter(rewriter, store), asked)
+            for name, rewriter in methods.items()
+        }
         for name, method in before.items():
             if method.answers != table[name].answers:
                 table[f"{name} before"] = method

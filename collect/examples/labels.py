@@ -23,6 +23,7 @@ from collect.protocols import Generator, Rewriter, Verifier
 from collect.search.renderer import Renderer
 from collect.search.run import by_name
 from collect.search.store import Store
+from collect.search.writers import RetriedRewriter
 from data_modules.records import Choice, Prompt, content_id, write_records
 from data_modules.schema import write_json
 from data_modules.templates import CHOICE_LABELS, choose
@@ -118,7 +119,7 @@ def labels(
         # The gate decides which pairs there are, not what their videos show.
         settings["backends"] = {name: backends[name] for name in ("generator", "verifiers") if name in backends}
     with Store(output, settings) as store, tracking.start(logger, "labels") as tracked:
-        pairs = propose(splits, candidates)
+        pairs = propose(splits, {name: RetriedRewriter(rewriter, store) for name, rewriter in candidates.items()})
         sift(pairs, gate)
         judge(pairs, Renderer(store, generator, by_name(verifiers), num_seeds, PURPOSE), metric, min_gap)
         funnel = {name: count([pair for pair in pairs if pair.split == name]) for name in splits}

@@ -8,6 +8,7 @@ from typing import get_args
 from lightning.pytorch.loggers import WandbLogger
 
 from collect import tracking
+from collect.backends.answers import write
 from collect.console import PlainConsole
 from collect.intent.gate import IntentGate
 from collect.prompts import fault, read_captions
@@ -16,7 +17,7 @@ from data_modules import templates
 from data_modules.records import Rewrite, content_id, unique, write_records
 
 NUM_EXAMPLES_LOGGED = 30
-FUNNEL = ("asked", "empty", "unchanged", "adds", "repeated", "kept")
+FUNNEL = ("asked", "cut", "empty", "unchanged", "adds", "repeated", "kept")
 
 
 def pairs(
@@ -62,16 +63,19 @@ def pairs(
     with tracking.start(logger, "pairs") as tracked:
         asked = [(caption, style) for caption in corpus for style in styles]
         conversations = [templates.deform(caption.caption, style) for caption, style in asked]
-        deformed = language_model.complete(conversations, seed=seed)
-        reports = gate.check([(text, caption.caption) for text, (caption, _) in zip(deformed, asked, strict=True)])
+        deformed = write(language_model, conversations, [caption.caption for caption, _ in asked], seed=seed)
+        reports = gate.check([(str(text), caption.caption) for text, (caption, _) in zip(deformed, asked, strict=True)])
         funnel = Counter(dict.fromkeys(FUNNEL, 0) | {"asked": len(asked)})
         num_val = max(1, round(val_share * len(corpus)))
         val_ids = {caption.id for caption in sorted(corpus, key=lambda caption: content_id(caption.id))[:num_val]}
         splits: dict[str, list[Rewrite]] = {"train": [], "val": []}
         rows: list[list[tracking.Cell]] = []
         seen: set[str] = set()
-        for text, (caption, style), report in zip(deformed, asked, reports, strict=True):
-            if fault(text):
+        for answer, (caption, style), report in zip(deformed, asked, reports, strict=True):
+            text = str(answer)
+            if answer.fault is not None:
+                outcome = "cut"
+            elif fault(text):
                 outcome = "empty"
             elif text == caption.caption:
                 outcome = "unchanged"
@@ -110,5 +114,6 @@ def _pair(deformed: str, caption: str) -> Rewrite:
 def _told(funnel: Counter[str]) -> str:
     return (
         f"{funnel['asked']} deformations: {funnel['kept']} kept, {funnel['adds']} say more than their caption, "
-        f"{funnel['unchanged']} unchanged, {funnel['repeated']} repeated, {funnel['empty']} empty"
+        f"{funnel['unchanged']} unchanged, {funnel['repeated']} repeated, {funnel['empty']} empty, "
+        f"{funnel['cut']} not whole"
     )

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from collect.backends.answers import write
 from collect.intent.gate import IntentGate
 from collect.intent.problems import stammers
 from collect.protocols import LanguageModel
@@ -254,10 +255,11 @@ def text_pairs(
     if language_model is not None:
         asked = [group for group in groups for _ in range(rule.num_rewrites)]
         prompts = [group.prompt for group in asked]
-        answers = language_model.complete([refactor(prompt.prompt, prompt.task) for prompt in prompts], seed=0)
+        requests = [refactor(prompt.prompt, prompt.task) for prompt in prompts]
+        answers = write(language_model, requests, [prompt.prompt for prompt in prompts], seed=0)
         known = {(group.prompt.id, candidate.text) for group, candidate in texts}
-        for group, answer in zip(asked, answers, strict=True):
-            if answer.strip() and (group.prompt.id, answer) not in known:
+        for group, answer in zip(asked, map(str, answers), strict=True):
+            if answer and (group.prompt.id, answer) not in known:
                 known.add((group.prompt.id, answer))
                 rows = len(group.candidates[0].scores)
                 texts.append((group, Judged(answer, "sampled", np.empty((rows, 0)))))

@@ -11,7 +11,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from collect.protocols import LanguageModel
+from collect.backends.answers import complete
+from collect.backends.json_objects import read_object
+from collect.graph.grounding import grounded
+from collect.protocols import Answer, LanguageModel
 from data_modules import templates
 from data_modules.records import Caption, content_id
 from data_modules.schema import parse_json
@@ -108,7 +111,10 @@ def extract(
     few_shot: bool = False,
     identity: Any = None,
 ) -> tuple[list[Modifiers], list[str]]:
-    """Sample captions apart with a language model that answers in JSON; an unreadable answer is asked for once more.
+    """Take captions apart with a language model that answers in JSON; an unreadable answer is asked for once more.
+
+    A phrase with a word that its caption does not have is dropped and counted in the log: models also say what they
+    imagine, or were shown in an example.
 
     Args:
         captions: in the order of the answers; one that comes twice is asked for once and counts twice.
@@ -121,7 +127,8 @@ def extract(
         The modifiers of the readable answers, and what is wrong with the others, by caption id.
     """
     different = list({caption.caption: caption for caption in captions}.values())
-    digest = content_id(json.dumps([few_shot, identity], sort_keys=True), *(caption.caption for caption in different))
+    settings = json.dumps([few_shot, identity, "grounded"], sort_keys=True)
+    digest = content_id(settings, *(caption.caption for caption in different))
     kept = scratch / f"modifiers-{digest}.jsonl" if scratch is not None else None
     answers = _kept(kept) if kept is not None else {}
     if answers:
@@ -148,6 +155,13 @@ def extract(
             faults.append(f"caption {caption.id}: {answer['fault']}")
         else:
             found.append(Modifiers(caption.id, **{kind: tuple(answer[kind]) for kind in KINDS}))
+    dropped = sum(answer.get("dropped", 0) for answer in answers.values())
+    if dropped:
+        logger.warning(
+            "%d of %d phrases are dropped: their captions do not have their words.",
+            dropped,
+            dropped + sum(len(answer[kind]) for answer in answers.values() if "fault" not in answer for kind in KINDS),
+        )
     _report(faults, len(found), None)
     return found, faults
 
@@ -172,60 +186,43 @@ def _ask(
     if not captions:
         return {}
     conversations = [templates.extract(caption.caption, few_shot) for caption in captions]
-    answers = language_model.complete(conversations, seed=seed)
-    read: dict[str, dict[str, Any]] = {}
-    for caption, answer in zip(captions, answers, strict=True):
-        try:
-            read[caption.caption] = asdict(parse_answer(answer, caption.id))
-        except ValueError as error:
-            read[caption.caption] = {"fault": str(error)}
-    return read
+    answers = complete(language_model, conversations, seed=seed, schema=templates.EXTRACT_SCHEMA)
+    return {caption.caption: _read(answer, caption) for caption, answer in zip(captions, answers, strict=True)}
+
+
+def _read(answer: Answer, caption: Caption) -> dict[str, Any]:
+    """What of an answer is in the caption, and how many phrases are not; or why there is nothing."""
+    try:
+        found = parse_answer(answer, caption.id)
+    except ValueError as error:
+        return {"fault": str(error) if answer.fault is None else f"{error}; {answer.fault}"}
+    lists = {kind: getattr(found, kind) for kind in KINDS}
+    left = {kind: grounded(phrases, caption.caption) for kind, phrases in lists.items()}
+    dropped = sum(len(lists[kind]) - len(left[kind]) for kind in KINDS)
+    if not left["scene"]:
+        return {"fault": f"no scene of {', '.join(map(repr, found.scene))} is in the caption", "dropped": dropped}
+    return {**left, "dropped": dropped}
 
 
 def parse_answer(answer: str, caption_id: str) -> Modifiers:
-    """Read the first JSON object of an answer that names a scene.
-
-    It may be fenced, in prose, written with single quotes or with a comma too many, and its lists may be texts.
+    """Read the first JSON object of an answer that names a scene; its lists may be texts.
 
     Raises:
         ValueError: if there is no object, or one of its values is no list of phrases, or it names no scene.
     """
-    fault = f"no JSON object in {answer[:60]!r}"
-    for start in re.finditer(r"\{", answer):
-        try:
-            lists = _lists(answer[start.start() :])
-        except ValueError as error:
-            fault = f"{error} in {answer[:60]!r}"
-        else:
-            return Modifiers(caption_id, **lists)
-    raise ValueError(fault)
+    try:
+        return Modifiers(caption_id, **read_object(answer, _lists))
+    except ValueError as error:
+        raise ValueError(f"{error} in {answer[:60]!r}") from error
 
 
-def _lists(text: str) -> dict[str, tuple[str, ...]]:
-    """The phrases of each kind in the object that a text starts with."""
-    values = _object(text)
-    if values is None:
-        raise ValueError("unreadable JSON")
-    values = {str(key).strip().casefold(): value for key, value in values.items()}
+def _lists(values: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The phrases of each kind."""
     lists = {kind: _phrases(_listed(values.get(kind) or []), kind) for kind in KINDS}
     lists = {kind: tuple(phrase for phrase in lists[kind] if phrase not in NOTHING) for kind in KINDS}
     if not lists["scene"]:
         raise ValueError("no scene")
     return lists
-
-
-def _object(text: str) -> dict[str, Any] | None:
-    decoder = json.JSONDecoder()
-    for candidate in (text, re.sub(r",(\s*[\]}])", r"\1", text)):
-        try:
-            return dict(decoder.raw_decode(candidate)[0])
-        except (json.JSONDecodeError, RecursionError):
-            continue
-    try:
-        value = ast.literal_eval(text[: text.rindex("}") + 1])  # a Python dictionary
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _listed(value: object) -> object:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import simplemma
 
+from collect.backends.wrapping import unwrap
 from collect.intent.words import tokenise
 
 REFUSAL = re.compile(
@@ -22,6 +23,14 @@ PREAMBLE = re.compile(
     r"|\blet me know if\b|\bi hope this (?:helps|works)\b|\bfeel free to\b",
     re.IGNORECASE,
 )
+
+# What is left where a wrapping can't be taken off (see :mod:`collect.backends.wrapping`).
+VERSIONS = re.compile(
+    r"(?:^|[\s*#(])(?P<name>option|version|variant|variation|alternative|prompt|take|rewrite)"
+    r"[ #*]*(?:1|a|one|i)\b[*)]*\s*[:.)\u2013-].*?(?P=name)[ #*]*(?:2|b|two|ii)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+STRUCTURE = re.compile(r"\A\s*[{\[][\s\"'{\[]|```|^#{1,6}[ \t]+\S|<\|[\w ]+\|>", re.MULTILINE)
 
 SCRIPTS = {
     "Chinese or Japanese": r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]",
@@ -52,8 +61,13 @@ def problems(raw: str, rewrite: str) -> tuple[str, ...]:
         found.append("another language than the prompt's")
     if REFUSAL.search(rewrite) and not REFUSAL.search(raw):
         found.append("a refusal")
-    if PREAMBLE.search(rewrite) and not PREAMBLE.search(raw):
+    _, wrapping = unwrap(rewrite, raw)
+    if wrapping or (PREAMBLE.search(rewrite) and not PREAMBLE.search(raw)):
         found.append("words about the rewrite instead of the rewrite alone")
+    if VERSIONS.search(rewrite) and not VERSIONS.search(raw):
+        found.append("several versions instead of one")
+    if STRUCTURE.search(rewrite) and not STRUCTURE.search(raw):
+        found.append("a structure instead of a text")
     if repeats_itself(words) and not repeats_itself([token.text for token in tokenise(raw)]):
         found.append("repeated text")
     return tuple(found)

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+from collect.backends.answers import write
 from collect.intent.gate import IntentGate
 from collect.protocols import LanguageModel
+from collect.rewriters.check import check
 from data_modules import templates
 from data_modules.records import Prompt
 
@@ -62,15 +64,15 @@ class CritiqueRewriter:
             for prompt, text, why, history in states
             for _ in range(self.num_proposals)
         ]
-        answers = self.language_model.complete(conversations, seed=seed)
         raws = [prompt.prompt for prompt in prompts for _ in range(self.num_proposals)]
-        reports = self.gate.check(list(zip(raws, answers, strict=True)))
+        answers = write(self.language_model, conversations, raws, seed=seed)
+        reports = check(self.gate, raws, answers)
         self.fallbacks += sum(not report.passed for report in reports)
         proposals = []
         for index, (_, text, _, history) in enumerate(states):
             own = slice(index * self.num_proposals, (index + 1) * self.num_proposals)
             tried = {text, *(attempt for attempt, _, _ in history)}
-            passed = [answer for answer, report in zip(answers[own], reports[own], strict=True) if report.passed]
+            passed = [str(answer) for answer, report in zip(answers[own], reports[own], strict=True) if report.passed]
             proposals.append([answer for answer in dict.fromkeys(passed) if answer not in tried])
         return proposals
 

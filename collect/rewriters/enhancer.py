@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from collect.backends.answers import complete
 from collect.protocols import LanguageModel
 from data_modules.records import Message, Messages, Prompt
 from data_modules.schema import parse_json
@@ -56,10 +57,9 @@ class EnhancerRewriter:
         short = [
             index for index, text in enumerate(texts) if self.max_words is None or len(text.split()) <= self.max_words
         ]
-        answers = self.language_model.complete([self._ask(texts[index]) for index in short], seed=self.seed)
+        answers = complete(self.language_model, [self._ask(texts[index]) for index in short], seed=self.seed)
         for index, answer in zip(short, answers, strict=True):
-            # What a model thinks aloud is no part of its answer; a prompt is one line.
-            said = " ".join(answer.rpartition("</think>")[2].split())
+            said = "" if answer.fault else " ".join(answer.split())  # a prompt is one line
             if said:
                 texts[index] = said
             else:

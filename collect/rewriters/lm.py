@@ -4,8 +4,10 @@ import logging
 from collections.abc import Sequence
 from typing import Literal
 
+from collect.backends.answers import write
 from collect.intent.gate import IntentGate
 from collect.protocols import LanguageModel
+from collect.rewriters.check import check
 from data_modules import templates
 from data_modules.records import Messages, Prompt
 
@@ -38,8 +40,8 @@ class LMRewriter:
     def rewrite(self, prompts: Sequence[Prompt]) -> list[str]:
         """Rewrite each prompt, or return it as it is where the rewrite fails the gate."""
         raws = [prompt.prompt for prompt in prompts]
-        rewrites = self.language_model.complete([self._ask(prompt) for prompt in prompts], seed=self.seed)
-        reports = self.gate.check(list(zip(raws, rewrites, strict=True)))
+        rewrites = write(self.language_model, [self._ask(prompt) for prompt in prompts], raws, seed=self.seed)
+        reports = check(self.gate, raws, rewrites)
         failed = sum(not report.passed for report in reports)
         if failed:
             logger.info(
@@ -48,7 +50,9 @@ class LMRewriter:
                 len(prompts),
             )
         self.fallbacks += failed
-        return [rewrite if report.passed else raw for raw, rewrite, report in zip(raws, rewrites, reports, strict=True)]
+        return [
+            str(rewrite) if report.passed else raw for raw, rewrite, report in zip(raws, rewrites, reports, strict=True)
+        ]
 
     def _ask(self, prompt: Prompt) -> Messages:
         if self.template == "refactor":

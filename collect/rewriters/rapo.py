@@ -12,10 +12,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
+from collect.backends.answers import write
+from collect.backends.checks import checked_choices, checked_rewrites
 from collect.graph.relation_graph import RelationGraph
 from collect.graph.retrieval import Retrieval, Retrieved, retrieve
 from collect.intent.gate import IntentGate, IntentReport
-from collect.protocols import Discriminator, LanguageModel, Rewriter
+from collect.protocols import Answer, Discriminator, LanguageModel, Rewriter
+from collect.rewriters.check import check
 from collect.rewriters.lm import wish
 from data_modules import templates
 from data_modules.records import Messages, Prompt
@@ -202,9 +205,11 @@ class RAPORewriter:
             rows = [row for row, found in enumerate(retrieved) if number < len(found)]
             modifiers = [retrieved[row][number] for row in rows]
             asked = [self.merge_request(texts[row], modifier) for row, modifier in zip(rows, modifiers, strict=True)]
-            answers = self.merger.complete(asked, seed=number)
-            reports = self.gate.check([(prompts[row].prompt, text) for row, text in zip(rows, answers, strict=True)])
-            for row, modifier, text, report in zip(rows, modifiers, answers, reports, strict=True):
+            raws = [prompts[row].prompt for row in rows]
+            answers = write(self.merger, asked, raws, seed=number)
+            reports = check(self.gate, raws, answers)
+            for row, modifier, answer, report in zip(rows, modifiers, answers, reports, strict=True):
+                text = str(answer)
                 outcome: Outcome = "undone" if not report.passed else "unchanged" if text == texts[row] else "merged"
                 merges[row].append(Merge(modifier, text, report, outcome))
                 if outcome == "merged":
@@ -213,24 +218,27 @@ class RAPORewriter:
 
     def _candidates(self, prompts: Sequence[Prompt], merged: Sequence[str]) -> list[list[Candidate]]:
         """Offer the merged prompt in caption form or as it is, the direct rewrite and the others'; each text once."""
-        columns: list[tuple[str, Sequence[str]]] = []
+        raws = [prompt.prompt for prompt in prompts]
+        columns: list[tuple[str, Sequence[Answer]]] = []
         if self.refactorer is not None:
             asked = [templates.refactor(text, prompt.task) for prompt, text in zip(prompts, merged, strict=True)]
-            columns.append(("refactored", self.refactorer.complete(asked, seed=0)))
+            columns.append(("refactored", write(self.refactorer, asked, raws, seed=0)))
         elif self.merger is not None:
-            columns.append(("merged", merged))
+            columns.append(("merged", [Answer(text) for text in merged]))
         if self.direct is not None:
             wishes = [templates.direct(wish(prompt), few_shot=self.few_shot) for prompt in prompts]
-            columns.append(("direct", self.direct.complete(wishes, seed=0)))
-        columns += [(name, rewriter.rewrite(prompts)) for name, rewriter in self.others.items()]
-        raws = [prompt.prompt for prompt in prompts]
-        reports = [self.gate.check(list(zip(raws, texts, strict=True))) for _, texts in columns]
+            columns.append(("direct", write(self.direct, wishes, raws, seed=0)))
+        for name, rewriter in self.others.items():
+            texts = checked_rewrites(rewriter, rewriter.rewrite(prompts), len(prompts))
+            columns.append((name, [Answer(text) for text in texts]))
+        reports = [check(self.gate, raws, answers) for _, answers in columns]
         offered = []
         for row, raw in enumerate(raws):
             own: dict[str, Candidate] = {}
-            for (origin, texts), column in zip(columns, reports, strict=True):
-                if texts[row] != raw:
-                    own.setdefault(texts[row], Candidate(origin, texts[row], column[row]))
+            for (origin, answers), column in zip(columns, reports, strict=True):
+                text = str(answers[row])
+                if text != raw:
+                    own.setdefault(text, Candidate(origin, text, column[row]))
             offered.append(list(own.values()))
         return offered
 
@@ -241,11 +249,12 @@ class RAPORewriter:
         compared = [list(own) for own in candidates]
         if self.discriminator is None or not pairs:
             return compared
-        chosen = self.discriminator.choose(
+        given = self.discriminator.choose(
             [prompts[row] for row, _, _ in pairs],
             [candidates[row][first].text for row, first, _ in pairs],
             [candidates[row][second].text for row, _, second in pairs],
         )
+        chosen = checked_choices(self.discriminator, given, len(pairs))
         won: dict[tuple[int, int], float] = defaultdict(float)
         for (row, first, second), probability in zip(pairs, chosen, strict=True):
             won[row, first] += probability

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from collect.backends.checks import checked_proposals, checked_rewrites, checked_verdicts
 from collect.backends.video import write_video
 from collect.protocols import Proposer, Rewriter, Verifier
 from data_modules.records import Prompt
@@ -45,16 +46,17 @@ class RewordingRewriter:
 
     def rewrite(self, prompts: Sequence[Prompt]) -> list[str]:
         """Rewrite each prompt, in other words where there are any."""
-        texts = self.rewriter.rewrite(prompts)
+        texts = checked_rewrites(self.rewriter, self.rewriter.rewrite(prompts), len(prompts))
         critiques = self._criticise_nothing(prompts)
         rows = [row for row, critique in enumerate(critiques) if critique]
-        proposals = self.proposer.propose(
+        given = self.proposer.propose(
             [prompts[row] for row in rows],
             [texts[row] for row in rows],
             [critiques[row] for row in rows],
             [[]] * len(rows),
             seed=self.seed,
         )
+        proposals = checked_proposals(self.proposer, given, len(rows))
         refused = 0
         for row, own in zip(rows, proposals, strict=True):
             texts[row] = own[0] if own else texts[row]
@@ -79,7 +81,8 @@ class RewordingRewriter:
         with tempfile.TemporaryDirectory() as folder:
             empty = Path(folder) / "empty.mp4"
             write_video(empty, np.zeros(EMPTY_VIDEO, np.uint8))
-            verdicts = self.verifier.judge(prompts, [empty] * len(prompts))
+            given = self.verifier.judge(prompts, [empty] * len(prompts))
+        verdicts = checked_verdicts(self.verifier, given, len(prompts), ranked=False)
         for verdict in verdicts:
             if verdict.error is not None:
                 logger.warning("An empty video could not be judged: %s", verdict.error)

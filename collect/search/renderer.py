@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from collect.backends.checks import checked_verdicts
 from collect.protocols import Generator, RenderRequest, Verdict, Verifier
 from collect.search.retries import BackendError, Retries
 from collect.search.sspo import Assessment, mean
@@ -70,6 +71,7 @@ class Renderer:
         self.num_seeds = num_seeds
         self.purpose = purpose
         self.num_workers = num_workers
+        self._metrics: dict[tuple[str, str], list[str]] = {}  # by verifier and prompt id
         self._failed: set[tuple[Render, str]] = set()  # verdicts that were asked for in vain in this run
         self._without_verdict: dict[str, list[tuple[str, str]]] = {name: [] for name in verifiers}
         for unfinished in store.videos.glob(f"{UNFINISHED}*"):
@@ -134,6 +136,9 @@ class Renderer:
 
     def _batch(self, renders: Sequence[Render]) -> dict[Sample, dict[str, Verdict]]:
         known = {(render, name): self._known(render, name) for render in renders for name in self.verifiers}
+        for (render, name), verdict in known.items():
+            if verdict is not None:
+                self._remember_metrics(name, render, verdict)
         lost = {s for s in renders if self.verifiers and all((v := known[s, n]) and v.error for n in self.verifiers)}
         errors = self._render([render for render in renders if render not in lost])
         there = [render for render in renders if render not in lost and render.request not in errors]
@@ -212,14 +217,23 @@ class Renderer:
         return [request.path for request in requests]
 
     def _ask(self, name: str, renders: Sequence[Render]) -> list[Verdict]:
-        verdicts = self.verifiers[name].judge([s.sample.prompt for s in renders], [s.request.path for s in renders])
-        if len(verdicts) != len(renders):
-            raise ValueError(f"{len(verdicts)} verdicts for {len(renders)} videos")
-        for verdict in verdicts:
-            wrong = {metric: score for metric, score in verdict.scores.items() if not 0 <= score <= 1}
-            if wrong:
-                raise ValueError(f"scores must be in [0, 1], got {wrong}")
-        return list(verdicts)
+        verifier = self.verifiers[name]
+        verdicts = verifier.judge([s.sample.prompt for s in renders], [s.request.path for s in renders])
+        checked = checked_verdicts(verifier, verdicts, len(renders), verifier.ranked)
+        for render, verdict in zip(renders, checked, strict=True):
+            self._remember_metrics(name, render, verdict)
+        return checked
+
+    def _remember_metrics(self, name: str, render: Render, verdict: Verdict) -> None:
+        """Hold a verifier to the metrics that it named first for a prompt: candidates are ranked by all of them."""
+        if verdict.error is not None:
+            return
+        first = self._metrics.setdefault((name, _prompt_id(render)), sorted(verdict.scores))
+        if sorted(verdict.scores) != first:
+            raise ValueError(
+                f"it named the metrics {', '.join(verdict.scores) or 'none'} where it had named {', '.join(first)} for "
+                "another video of the same prompt"
+            )
 
     def _note(self, backend: str, renders: Sequence[Render], error: str) -> None:
         logger.warning("%s failed at %d videos with %s.", backend, len(renders), error)

@@ -125,9 +125,9 @@ class Retries(Generic[Item, Answer]):
 
 def is_lasting(error: Exception) -> bool:
     """Whether the same call would fail in the same way again: it is wrong, and not the moment."""
-    # An answer that is no JSON may come from a server that is starting up.
+    # A server may be starting up, or busy.
     return isinstance(error, (TypeError, ValueError, NotImplementedError)) and not isinstance(
-        error, json.JSONDecodeError
+        error, (json.JSONDecodeError, ConnectionError)
     )
 
 
@@ -171,5 +171,5 @@ def within(seconds: float | None, call: Callable[[], Result]) -> Result:
 
 
 def explain(error: Exception) -> str:
-    """Name an error and say its message."""
-    return f"{type(error).__name__}: {error}"
+    """Name an error and say its message, in characters that a database takes."""
+    return f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()

@@ -14,6 +14,7 @@ from collect.search.renderer import Renderer, seeds_of
 from collect.search.schema import DATABASE
 from collect.search.sspo import Trajectory, mean, optimise
 from collect.search.store import Sample, Store
+from collect.search.writers import RetriedProposer, RetriedRewriter
 from data_modules.records import Prompt, content_id
 from data_modules.schema import write_json
 
@@ -46,8 +47,9 @@ def run(
 ) -> None:
     """Search the best wording of every prompt by rendering and judging candidates.
 
-    A killed run goes on where it stopped when it is started again. A generator or verifier that fails is tried once
-    more; a text it still fails at is left out of the contest and counted, and three failures in a row end the run.
+    A killed run goes on where it stopped when it is started again. A generator or verifier that fails, or returns what
+    it should not, is tried once more; a text it still fails at is left out of the contest and counted. So is a rewriter
+    or proposer; a prompt it still fails at goes without its text. Three failures in a row end the run.
 
     Args:
         prompts: ``.jsonl`` of prompt records, ``.txt`` with a prompt a line, or ``.csv`` with a column ``captions``
@@ -91,6 +93,11 @@ def run(
             time_limit=None if workers else time_limit,
             num_workers=workers.num_workers if workers else 1,
         )
+        if rewriter is not None:
+            rewriter = RetriedRewriter(rewriter, store)
+        if proposer is not None:
+            proposer = RetriedProposer(proposer, store)
+        alternatives = {name: RetriedRewriter(entrant, store) for name, entrant in (alternatives or {}).items()}
         check_rewriter(store, asked, rewriter)
         store.add_prompts(asked)
         texts = None if budget is None else budget // num_seeds

@@ -20,6 +20,7 @@ import ray
 from jsonargparse import ArgumentParser
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from collect.backends.checks import checked_proposals, checked_rewrites, checked_verdicts
 from collect.protocols import Generator, Proposer, RenderRequest, Rewriter, Verdict, Verifier
 from data_modules.records import Prompt
 
@@ -169,16 +170,18 @@ class Stack:
 
     def judge(self, index: int, prompts: Sequence[Prompt], videos: Sequence[Path]) -> list[Verdict]:
         """Judge videos with one of the verifiers."""
-        return list(self.made.verifiers[index].judge(prompts, videos))
+        verifier = self.made.verifiers[index]
+        return checked_verdicts(verifier, verifier.judge(prompts, videos), len(prompts), verifier.ranked)
 
     def rewrite(self, prompts: Sequence[Prompt], alternative: str | None = None) -> list[str]:
         """Rewrite prompts, with the rewriter or one of the alternatives to it."""
         rewriter = self.made.rewriter if alternative is None else self.made.alternatives[alternative]
-        return list(rewriter.rewrite(prompts))
+        return checked_rewrites(rewriter, rewriter.rewrite(prompts), len(prompts))
 
     def propose(self, *columns: Sequence[Any], seed: int) -> list[list[str]]:
         """Propose new prompts."""
-        return list(self.made.proposer.propose(*columns, seed=seed))
+        proposer = self.made.proposer
+        return checked_proposals(proposer, proposer.propose(*columns, seed=seed), len(columns[0]))
 
 
 class RemoteGenerator:

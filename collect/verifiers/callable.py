@@ -16,10 +16,10 @@ and in its config::
         init_args: {function: sharpness.sharpness, name: sharpness}
 """
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from collect.backends.checks import checked_opinion
 from collect.backends.video import Video, read_video
 from collect.protocols import Verdict
 from data_modules.records import Prompt
@@ -56,14 +56,11 @@ class CallableVerifier:
 
     def _verdict(self, prompt: Prompt, path: Path) -> Verdict:
         opinion = self.function(prompt, read_video(path))
-        score, critique = opinion if isinstance(opinion, tuple) and len(opinion) == 2 else (opinion, "")
         try:
-            number = math.nan if isinstance(score, str) else float(score)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not 0.0 <= number <= 1.0 or not isinstance(critique, str):
+            score, critique = checked_opinion(opinion)
+        except ValueError as error:
             raise ValueError(
                 f"{self.name} returned {opinion!r} for {path}; it must return a number in [0, 1], or such a number "
                 "and a critique in words"
-            )
-        return Verdict({"score": number}, critique)
+            ) from error
+        return Verdict({"score": score}, critique)

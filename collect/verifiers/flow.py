@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from collect.backends.answers import write
 from collect.backends.video import Video, measure_each
 from collect.protocols import LanguageModel, Verdict
 from data_modules import templates
@@ -198,7 +199,9 @@ class FlowVerifier:
         if self.language_model is None:
             meant = [f"It must obey this rule: {task}" for task, _ in bound]
         else:
-            meant = self.language_model.complete([templates.law_of_motion(*pair) for pair in bound], seed=0)
+            laws = [templates.law_of_motion(*pair) for pair in bound]
+            raws = [measured for _, measured in bound]
+            meant = list(write(self.language_model, laws, raws, seed=0))
         meanings = iter(meant)
         return [
             measured if task is None else f"{measured} {next(meanings)}".strip()

@@ -5,9 +5,18 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeature, PreTrainedModel
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BatchFeature,
+    PreTrainedModel,
+    StoppingCriteriaList,
+)
 
+from collect.backends import generation
+from collect.backends.reasoning import begun_in
 from collect.backends.resident import greedy_settings
+from collect.protocols import Answer
 from collect.verifiers.questions import Clip, QuestionVerifier
 from data_modules.conversation import harmless
 from data_modules.records import Messages
@@ -77,18 +86,28 @@ class VLMVerifier(QuestionVerifier):
         self.batch_size = batch_size
 
     @torch.inference_mode()
-    def answer(self, conversations: Sequence[Messages], clips: Sequence[Clip]) -> list[str]:
+    def answer(self, conversations: Sequence[Messages], clips: Sequence[Clip], max_new_tokens: int) -> list[Answer]:
         """Answer in batches, each token the most likely one."""
-        answers: list[str] = []
+        answers: list[Answer] = []
         for start in range(0, len(clips), self.batch_size):
             batch = slice(start, start + self.batch_size)
             inputs = self.encode(conversations[batch], clips[batch])
+            length = inputs["input_ids"].shape[1]
+            loops = generation.Loops(length, self.processor.tokenizer.pad_token_id)
             generated = self.model.generate(
                 **inputs,
-                max_new_tokens=self.max_new_tokens,
+                max_new_tokens=max_new_tokens,
+                stopping_criteria=StoppingCriteriaList([loops]),
+                tokenizer=self.processor.tokenizer,  # a model's stop strings need it
             )
-            completions = generated[:, inputs["input_ids"].shape[1] :]
-            answers.extend(self.processor.batch_decode(completions, skip_special_tokens=True))
+            answers += generation.read(
+                generated[:, length:],
+                max_new_tokens,
+                loops,
+                self.model.generation_config,
+                self.processor.tokenizer,
+                begun_in(self._render(conversations[start])),
+            )
         return answers
 
     def encode(self, conversations: Sequence[Messages], clips: Sequence[Clip]) -> BatchFeature:

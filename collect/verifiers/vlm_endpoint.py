@@ -1,17 +1,17 @@
 """Vision-language models behind an endpoint, which get frames as images."""
 
 import base64
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import cv2
-import openai
 
-from collect.backends.openai_lm import chat_completion
+from collect.backends.endpoint import Endpoint, json_form
 from collect.backends.video import Video
+from collect.protocols import Answer
 from collect.verifiers.questions import Clip, QuestionVerifier
+from data_modules import templates
 from data_modules.conversation import harmless
 from data_modules.records import Messages
 
@@ -19,10 +19,10 @@ from data_modules.records import Messages
 class VLMEndpointVerifier(QuestionVerifier):
     """A vision-language model behind an OpenAI-compatible endpoint, which gets frames as images.
 
-    Answers are asked for at temperature 0, which OpenAI's models that reason do not take. The most tokens of an answer
-    go by either of their names, see :func:`~collect.backends.openai_lm.chat_completion`.
-
-    The key is read from the environment variable ``OPENAI_API_KEY``; servers of one's own need none.
+    Servers that know JSON schemas are held to the form of the verdict.
+    Answers are asked for at temperature 0. What servers do not take, see
+    :class:`~collect.backends.endpoint.Endpoint`. The key is read from the environment variable ``OPENAI_API_KEY``;
+    servers of one's own need none.
 
     Args:
         model: the name under which the endpoint serves the model.
@@ -54,32 +54,27 @@ class VLMEndpointVerifier(QuestionVerifier):
         name: str = "vlm",
     ) -> None:
         super().__init__(fps, max_frames, max_new_tokens, name)
-        if num_parallel < 1 or max_retries < 0 or timeout <= 0:
-            raise ValueError(
-                f"num_parallel must be at least 1, max_retries at least 0 and timeout above 0 seconds, "
-                f"got {num_parallel}, {max_retries} and {timeout}"
-            )
-        self.model = model
+        if num_parallel < 1:
+            raise ValueError(f"num_parallel must be at least 1, got {num_parallel}")
         self.num_parallel = num_parallel
-        self.client = openai.OpenAI(
-            base_url=base_url,
-            api_key=os.environ.get("OPENAI_API_KEY", "none"),
-            timeout=timeout,
-            max_retries=max_retries,
-        )
+        self.endpoint = Endpoint(base_url, model, timeout, max_retries)
 
-    def answer(self, conversations: Sequence[Messages], clips: Sequence[Clip]) -> list[str]:
+    def answer(self, conversations: Sequence[Messages], clips: Sequence[Clip], max_new_tokens: int) -> list[Answer]:
         """Ask the endpoint, several requests at once.
 
-        A video or prompt that the endpoint refuses gets its words of refusal as the answer.
-
         Raises:
-            ConnectionError: if the endpoint can't be reached, or has no such model.
+            EndpointError: if the endpoint can't be reached, has no such model, or refuses every video.
         """
-        with ThreadPoolExecutor(self.num_parallel) as pool:
-            return list(pool.map(self._ask, conversations, clips))
+        with self.endpoint.connected() as client, ThreadPoolExecutor(self.num_parallel) as pool:
 
-    def _ask(self, messages: Messages, clip: Clip) -> str:
+            def ask(messages: Messages, clip: Clip) -> Answer:
+                turns = self._turns(messages, clip)
+                form = json_form(templates.JUDGE_SCHEMA)
+                return self.endpoint.ask(client, turns, max_new_tokens, temperature=0.0, seed=0, response_format=form)
+
+            return self.endpoint.checked(list(pool.map(ask, conversations, clips)))
+
+    def _turns(self, messages: Messages, clip: Clip) -> list[Any]:
         first, *later = map(harmless, messages)
         apart = (clip.indices[-1] - clip.indices[0]) / (len(clip.indices) - 1 or 1) / clip.fps
         content = [
@@ -87,19 +82,7 @@ class VLMEndpointVerifier(QuestionVerifier):
             *({"type": "image_url", "image_url": {"url": self._data_url(frame)}} for frame in clip.frames),
             {"type": "text", "text": first["content"]},
         ]
-        turns: list[Any] = [{"role": first["role"], "content": content}, *later]
-        try:
-            completion = chat_completion(
-                self.client, self.max_new_tokens, model=self.model, messages=turns, temperature=0.0, seed=0
-            )
-        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            return str(error)
-        except openai.OpenAIError as error:
-            raise ConnectionError(
-                f"{self.model} at {self.client.base_url} does not answer: {error}; is the server running, the model's "
-                "name right and OPENAI_API_KEY set?"
-            ) from error
-        return completion.choices[0].message.content or ""
+        return [{"role": first["role"], "content": content}, *later]
 
     def _data_url(self, frame: Video) -> str:
         _, coded = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, self.JPEG_QUALITY])

@@ -1,7 +1,5 @@
 """A language model behind an endpoint: the answers of the model itself, and errors that say what is wrong."""
 
-import http.server
-import json
 import os
 import socket
 import subprocess
@@ -17,6 +15,7 @@ import pytest
 from collect.backends.openai_lm import OpenAILM
 from collect.backends.transformers_lm import TransformersLM
 from data_modules import templates
+from tests.collect.odd_server import Handler, answer
 
 LM = "models/toy/lm"
 CONVERSATIONS = [
@@ -93,53 +92,8 @@ def test_settings_are_checked() -> None:
 
 # What servers do that `transformers serve` cannot be brought to do.
 
-Handler = Callable[[dict[str, Any], dict[str, str]], tuple[int, dict[str, Any]]]
-
-
-@pytest.fixture
-def odd_server() -> Iterator[Callable[[Handler], str]]:
-    """Start a server that answers chats with a function of the request's body and headers."""
-    servers = []
-
-    def start(handle: Handler) -> str:
-        class Chat(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.reply(404, {"error": {"message": "no such page"}})
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                self.reply(*handle(body, {name.lower(): value for name, value in self.headers.items()}))
-
-            def reply(self, status: int, body: dict[str, Any]) -> None:
-                text = json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Chat)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_address[1]}/v1"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
 # In OpenAI's words.
 REFUSED = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
-
-
-def answer(content: str | None, finish_reason: str = "stop") -> dict[str, Any]:
-    message = {"role": "assistant", "content": content}
-    choice = {"index": 0, "message": message, "finish_reason": finish_reason}
-    return {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
 
 
 def test_settings_seed_and_key_are_passed_on(

@@ -95,7 +95,7 @@ class ByStyle:
     failures: ClassVar[dict[str, str]] = {
         "red": "",
         "blue": "I'm sorry, but I cannot help with that.",
-        "green": "Sure, here is a short version: green kite",
+        "green": "Option 1: green kite. Option 2: a green kite.",
         "pink": "\u4e00\u53ea\u98ce\u7b5d",
         "white": "... ?!",
     }

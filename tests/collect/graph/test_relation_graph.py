@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -21,12 +21,17 @@ import collect.graph.embeddings
 import collect.graph.modifiers
 import collect.graph.retrieval
 from collect.backends.encoders import load_encoder
+from collect.backends.openai_lm import OpenAILM
 from collect.graph.build import graph
+from collect.graph.grounding import grounded
 from collect.graph.modifiers import KINDS, Modifiers, extract, normalise, parse_answer, read_csv
 from collect.graph.relation_graph import RelationGraph
 from collect.graph.retrieval import Retrieval, retrieve
+from collect.protocols import Answer
+from data_modules import templates
 from data_modules.records import Caption, Messages, write_records
 from data_modules.toyworld import tasks, user_prompt, worlds
+from tests.collect.odd_server import answer, odd_servers
 
 HEADER = ["Input", "Output", "verb_obj_word", "scenario_word", "place"]
 ROWS = [
@@ -430,6 +435,7 @@ class Scripted:
 
 
 GOOD = '{"scene": ["a beach"], "subject": ["a dog"], "action": ["running"], "atmosphere": []}'
+SEEN = "A dog runs along a beach, past a pier."  # what all of it is in
 
 
 @pytest.mark.parametrize(
@@ -472,7 +478,7 @@ def test_garbage_and_refusals_are_no_modifiers(answer: str) -> None:
 
 
 def test_captions_that_come_twice_are_asked_for_once_and_count_twice() -> None:
-    captions = [Caption(name, text, "test") for name, text in (("0", "a dog"), ("1", "a cat"), ("2", "a dog"))]
+    captions = [Caption(name, text, "test") for name, text in (("0", SEEN), ("1", "a cat"), ("2", SEEN))]
     model = Scripted([GOOD, "no"], ["no"])
     found, faults = extract(captions, model)
     assert [len(asked) for asked in model.asked] == [2, 1]
@@ -483,7 +489,7 @@ def test_captions_that_come_twice_are_asked_for_once_and_count_twice() -> None:
 
 def test_answers_outlive_a_killed_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collect.graph.modifiers, "CHUNK", 2)
-    captions = [Caption(str(number), f"caption {number}", "test") for number in range(6)]
+    captions = [Caption(str(number), f"{number}. {SEEN}", "test") for number in range(6)]
     first = Scripted([GOOD, "no"], ["no"], [GOOD, GOOD])  # and no more
     with pytest.raises(IndexError):
         extract(captions, first, tmp_path)
@@ -518,7 +524,7 @@ def test_a_build_that_goes_on_with_another_language_model_does_not_mix_their_ans
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(collect.graph.modifiers, "CHUNK", 2)
-    captions = [Caption(str(number), f"caption {number}", "test") for number in range(6)]
+    captions = [Caption(str(number), f"{number}. {SEEN}", "test") for number in range(6)]
     write_records(tmp_path / "captions.jsonl", captions)
 
     def build(scene: str, calls: float) -> int:
@@ -547,7 +553,7 @@ def test_a_build_that_goes_on_with_another_language_model_does_not_mix_their_ans
 
 
 def test_a_bad_answer_is_asked_for_once_more_and_then_counted() -> None:
-    captions = [Caption(str(number), f"caption {number}", "test") for number in range(3)]
+    captions = [Caption(str(number), f"{number}. {SEEN}", "test") for number in range(3)]
     model = Scripted([GOOD, "I cannot.", '{"scene": [], "action": ["x"]}'], ["{nonsense}", GOOD])
     found, faults = extract(captions, model)
     assert [modifiers.caption_id for modifiers in found] == ["0", "2"]
@@ -573,3 +579,67 @@ def test_captions_become_a_graph_and_prompts_their_modifiers(tmp_path: Path) -> 
     again = (tmp_path / "graph" / "retrieved.jsonl").read_bytes()
     graph(tmp_path / "graph", prompts=tmp_path / "prompts.txt", retrieval=WIDE)
     assert (tmp_path / "graph" / "retrieved.jsonl").read_bytes() == again
+
+
+EXAMPLE = '{"scene": ["foggy mountain road"], "subject": ["two cyclists"], "action": ["racing downhill"]}'
+
+
+@pytest.mark.parametrize(
+    ("caption", "said", "kept"),
+    [
+        ("An old man waters tomato plants on a sunny balcony.", ["watering plants", "sun", "roses"], 2),
+        ("Fog drifts over a city at night.", ["foggy city", "bedding", "foggy mountain road", "nights"], 2),
+        ("Two women were running; geese flew by.", ["a running woman", "flying geese", "three women"], 2),
+        ("\u4e00\u53ea\u732b\u5728\u8349\u5730\u4e0a\u8dd1", ["\u732b", "\u8349\u5730", "\u72d7"], 2),
+        ("A car drives past, its horn blaring.", ["a carriage", "the horns", "driving"], 2),
+    ],
+)
+def test_a_phrase_is_kept_if_its_caption_has_its_words_in_any_form(caption: str, said: list[str], kept: int) -> None:
+    assert len(grounded(said, caption)) == kept
+
+
+def test_what_a_caption_does_not_say_and_worked_examples_never_enter_the_graph(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    captions = [Caption("0", SEEN, "test"), Caption("1", "A city at dawn.", "test")]
+    write_records(tmp_path / "captions.jsonl", captions)
+    mixed = '{"scene": ["a beach", "foggy mountain road"], "subject": ["a dog"], "atmosphere": ["bedding"]}'
+    graph(
+        tmp_path / "graph",
+        captions=tmp_path / "captions.jsonl",
+        language_model=Scripted([mixed, EXAMPLE], [EXAMPLE]),
+        few_shot=True,
+    )
+    assert {phrase for _, phrase in nodes(RelationGraph.open(tmp_path / "graph"))} == {"a beach", "a dog"}
+    assert "5 of 7 phrases are dropped" in caplog.text
+    left_out = (tmp_path / "graph" / "left_out.txt").read_text()
+    assert left_out == "caption 1: no scene of 'foggy mountain road' is in the caption\n"
+
+
+def test_an_object_that_is_whole_is_read_though_the_answer_was_cut() -> None:
+    rambling = Answer(f"{GOOD}\n{GOOD}\n{GOOD[:20]}", "it repeats itself without end")
+    cut = Answer(GOOD[:20], "it was cut after 8 tokens")
+    found, faults = extract(
+        [Caption("0", SEEN, "test"), Caption("1", f"1. {SEEN}", "test")], Scripted([rambling, cut], [cut])
+    )
+    assert [modifiers.caption_id for modifiers in found] == ["0"]
+    assert faults[0].endswith("it was cut after 8 tokens")
+
+
+def test_an_endpoint_is_held_to_the_form_of_the_answer() -> None:
+    forms: list[object] = []
+
+    def handle(body: dict[str, Any], _: object) -> tuple[int, Any]:
+        forms.append(body.get("response_format"))
+        if "old" in body["model"] and "response_format" in body:
+            return 400, {"error": {"message": "response_format is not supported"}}
+        return 200, answer(f"<think>{{a beach}}</think>{GOOD}")
+
+    with odd_servers() as start:
+        for model in ("new", "old"):
+            found, _ = extract([Caption("0", SEEN, "test")], OpenAILM(start(handle), model))
+            assert found == [Modifiers("0", ("a beach",), ("a dog",), ("running",))]
+    new, refused, old = forms
+    assert new == refused
+    assert new["json_schema"]["schema"] == templates.EXTRACT_SCHEMA  # type: ignore[index]
+    assert old is None

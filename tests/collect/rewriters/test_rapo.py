@@ -190,7 +190,7 @@ def test_the_refactoring_model_is_asked_as_it_was_trained(graph: Path, gate: Int
 def test_an_answer_that_fails_is_never_written_into_the_results(graph: Path, gate: IntentGate) -> None:
     answers = {
         BIRD.prompt: "I'm sorry, but I cannot help with that.",
-        BOAT.prompt: "Sure, here is the prompt: a red boat on a lake.",
+        BOAT.prompt: "Option 1: a red boat on a lake. Option 2: a red boat on a wide lake.",
         "a dog": "",
         "a horse runs": "Un cheval qui court dans la prairie avec ses amis les plus chers",
         "two cows": "#### {{{ \u4e71\u7801 ]]]",
@@ -351,6 +351,7 @@ def test_worked_examples_of_extraction_are_shown_and_readable() -> None:
             asked_for.extend(conversations)
             return [messages[1]["content"] for messages in conversations]  # the first worked example's answer
 
-    found, faults = extract([Caption("1", "a dog runs", "test")], Extracts(), few_shot=True)
-    assert asked_for == [templates.extract("a dog runs", few_shot=True)]
+    seen = "An elderly man in a straw hat waters tomato plants on a sunny balcony."
+    found, faults = extract([Caption("1", seen, "test")], Extracts(), few_shot=True)
+    assert asked_for == [templates.extract(seen, few_shot=True)]
     assert (found[0].scene, faults) == (("sunny balcony",), [])

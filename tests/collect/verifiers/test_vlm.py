@@ -71,25 +71,77 @@ def test_answers_become_named_scores_and_words() -> None:
     )
 
 
+# What any reader would understand, and the published strictness refused.
+PLAIN = json.dumps(GOOD)
+READABLE = [
+    PLAIN,
+    f"```JSON\n{PLAIN}\n```",
+    f"Here is my verdict:\n```json\n{PLAIN}\n```\nI hope this helps!",
+    f"<think>The ball may be a box. {{maybe}}</think>\n{PLAIN}",
+    f"it may be a box</think>{PLAIN}",
+    f"<|begin_of_box|>{PLAIN}<|end_of_box|>",
+    f"**Answer:** {PLAIN} {PLAIN}",
+    json.dumps([GOOD]),
+    json.dumps({"evaluation": GOOD, "reasoning": "It is no ball."}),
+    json.dumps(GOOD | {"reasoning": "It is no ball."}),
+    json.dumps({key.upper(): value for key, value in GOOD.items()}),
+    "{'answers': ['yes', 'no'], 'score': 2, 'critique': 'It is a box.'}",
+    "{answers: ['yes', 'no'], // as asked\n score: 2, critique: 'It is a box.',}",
+    '{"answers": [True, False], "score": 2, "critique": "It is a box."}',
+    json.dumps(GOOD | {"answers": [True, False]}),
+    json.dumps(GOOD | {"answers": ["Yes.", "No, it is a box."]}),
+    json.dumps(GOOD | {"answers": ["(1) yes", "(2) no"]}),
+    json.dumps(GOOD | {"answers": ["\u662f", "\u5426"]}),
+    json.dumps(GOOD | {"answers": "yes, no"}),
+    json.dumps(GOOD | {"answers": {"1": "yes", "(2)": "no"}}),
+    json.dumps(GOOD | {"answers": dict(zip(questions_about(PROMPT), ("yes", "no"), strict=True))}),
+    json.dumps(GOOD | {"answers": [{"question": "red?", "answer": "yes"}, {"question": "ball?", "answer": "no"}]}),
+    json.dumps(GOOD | {"score": "2"}),
+    json.dumps(GOOD | {"score": 2.0}),
+    json.dumps(GOOD | {"score": "2/5"}),
+    json.dumps(GOOD | {"critique": ["It is", "a box."]}),
+]
+
+
+@pytest.mark.parametrize("answer", READABLE)
+def test_what_any_reader_would_understand_is_read(answer: str) -> None:
+    assert parse_verdict(answer, questions_about(PROMPT), False) == JUDGED
+
+
+@pytest.mark.parametrize("critique", ["", None, "None.", "N/A", []])
+def test_a_perfect_video_needs_no_critique(critique: object) -> None:
+    answer = json.dumps({"answers": ["yes", "yes"], "score": 5, "critique": critique})
+    assert parse_verdict(answer, questions_about(PROMPT), False) == Verdict({"alignment": 1.0, "rating": 1.0}, "")
+
+
 @pytest.mark.parametrize(
     ("answer", "fault"),
     [
         ("", "not JSON"),
         ("The video is fine. Score: 4", "not JSON"),
-        (json.dumps(GOOD) + " I hope this helps!", "not JSON"),
-        (json.dumps([GOOD]), "keys answers, score and critique"),
-        (json.dumps({"answers": ["yes", "no"], "score": 2}), "keys answers, score and critique"),
+        (PLAIN[:-12], "not JSON"),
+        (f"<think>{PLAIN}", "not JSON"),
+        ("{" * 5000, "not JSON"),
+        (json.dumps({"score": 2, "critique": "It is a box."}), "keys answers, score and critique"),
+        (json.dumps({"answers": ["yes", "no"], "critique": "It is a box."}), "keys answers, score and critique"),
+        (json.dumps({"answers": ["yes", "no"], "score": 2}), "critique is not a sentence"),
         (json.dumps(GOOD | {"answers": ["yes"]}), "not a list of 2"),
-        (json.dumps(GOOD | {"answers": "yes, no"}), "not a list of 2"),
-        (json.dumps(GOOD | {"answers": ["yes", "maybe"]}), "not all yes or no"),
-        (json.dumps(GOOD | {"score": 6}), "whole number from 1 to 5"),
-        (json.dumps(GOOD | {"score": 0}), "whole number from 1 to 5"),
-        (json.dumps(GOOD | {"score": True}), "whole number from 1 to 5"),
-        (json.dumps(GOOD | {"score": "4/5"}), "whole number from 1 to 5"),
+        (json.dumps(GOOD | {"answers": "yes"}), "not a list of 2"),
+        (json.dumps(GOOD | {"answers": {"1": "yes", "3": "no"}}), "not a list of 2"),
+        (json.dumps(GOOD | {"answers": None}), "not a list of 2"),
+        *(
+            (json.dumps(GOOD | {"answers": ["yes", word]}), "not all yes or no")
+            for word in ("maybe", "partially", "Yes, partly", "N/A", "yes/no", "yes and no", "", None, 1)
+        ),
+        *(
+            (json.dumps(GOOD | {"score": score}), "whole number from 1 to 5")
+            for score in (6, 0, 3.5, True, "4/10", "four", None, [4], float("nan"))
+        ),
         (json.dumps(GOOD | {"critique": " "}), "critique is not a sentence"),
+        (json.dumps(GOOD | {"critique": 7}), "critique is not a sentence"),
     ],
 )
-def test_parsing_is_strict(answer: str, fault: str) -> None:
+def test_nothing_is_assumed_where_a_reader_would_not_know(answer: str, fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
         parse_verdict(answer, questions_about(PROMPT), False)
 
@@ -258,7 +310,7 @@ def test_a_server_error_is_tried_again_and_then_said(endpoint: Endpoint, video: 
     endpoint.script = lambda _: 500 if len(endpoint.requests) == 1 else json.dumps(GOOD)
     assert verifier(endpoint, max_retries=1).judge([PROMPT], [video]) == [JUDGED]
     endpoint.script = lambda _: 500
-    with pytest.raises(ConnectionError, match=r"m at http://127.*does not answer.*is the server running"):
+    with pytest.raises(ConnectionError, match=r"http://127.*refused to answer as 'm': 500"):
         verifier(endpoint).judge([PROMPT], [video])
 
 

@@ -38,7 +38,7 @@ from data_modules.records import Prompt
 
 PROMPT = Prompt("0", "a red ball", "Gravity pulls it down.")
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220), "green": (30, 200, 30)}
-FAULT = "it is not JSON (Expecting value: line 1 column 1 (char 0))"
+FAULT = "it is not JSON, no JSON object in it is whole"
 ANSWERS = {
     "red": '{"answers": ["yes", "yes", "no"], "score": 4, "critique": "It hangs still."}',
     "blue": '```json\n{"answers": ["no", "yes", "yes"], "score": 2, "critique": "The ball is blue."}\n```',
