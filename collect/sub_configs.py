@@ -12,6 +12,9 @@ from typing import Any, TypeGuard
 from jsonargparse import get_loader
 from yaml import YAMLError
 
+from data_modules.config_tree import load_tree
+from data_modules.text import read_text
+
 SUFFIX = ".yaml"
 
 _plain = get_loader("yaml")
@@ -30,7 +33,7 @@ class SubConfigs:
             FileNotFoundError: if a ``class_path`` is a file that does not exist.
             ValueError: if it is one that holds no class, or that names itself.
         """
-        return self._resolved(_plain(text), Path.cwd(), "", ())
+        return self._resolved(load_tree(_plain, text), Path.cwd(), "", ())
 
     def explain(self, message: str) -> list[str]:
         """Say of an error of jsonargparse which named files it is about: missing ones, or else those of its classes."""
@@ -78,7 +81,7 @@ class SubConfigs:
         if path in chain:
             raise ValueError(f"{path} names itself, in {key}.")
         try:
-            node = _plain(path.read_text())
+            node = load_tree(_plain, read_text(path, "a config"))
         except YAMLError as error:
             raise ValueError(f"{path}, which {key} names, is no YAML: {' '.join(str(error).split())}") from error
         return self._resolved(node, path.parent, key, (*chain, path))

@@ -1,17 +1,21 @@
 """One command line for every objective: the YAML names the module and the data."""
 
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import get_loader, set_loader
 from lightning import pytorch as pl
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
+from yaml import YAMLError
 
 from data_modules import JSONLDataModule
+from data_modules.config_tree import load_tree
 from data_modules.exports import replaced, require_replaceable
 from data_modules.schema import check
 from models import LoRAModule, TrainingModule
@@ -20,6 +24,7 @@ from train.callbacks import BestCheckpoint, LastCheckpoint, LogConfig, RandomSta
 from train.cards import ModelCard
 from train.chat_template import adapt_chat_template
 
+YAML = get_loader("yaml")
 DEFAULTS = Path(__file__).parents[1] / "configs" / "defaults.yaml"
 
 
@@ -155,6 +160,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def main(args: ArgsType = None) -> CLI:
     """Parse, instantiate, run."""
+    set_loader("yaml", partial(load_tree, YAML), (YAMLError,))
     per_command = {"default_config_files": [str(DEFAULTS)]}
     return CLI(
         model_class=TrainingModule,

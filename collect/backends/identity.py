@@ -1,8 +1,8 @@
 """What a backend is, in a form that can be stored and compared."""
 
 import hashlib
-import importlib
 import inspect
+import pkgutil
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -61,8 +61,7 @@ def identify(config: Any, is_path: bool = False) -> Any:
 
 def path_parameters(class_path: str) -> set[str]:
     """Name the parameters of a class whose type says that they take a path, and those that name a model."""
-    module, _, name = class_path.rpartition(".")
-    made: Any = getattr(importlib.import_module(module), name)
+    made: Any = pkgutil.resolve_name(class_path)
     functions = [vars(parent).get("__init__") for parent in made.__mro__] if inspect.isclass(made) else [made]
     hints = [get_type_hints(function) for function in functions if inspect.isfunction(function)]
     return {*MODELS, *(name for known in hints for name, hint in known.items() if _says_path(hint))}
