@@ -35,13 +35,9 @@ def require_tree(config: Any) -> Any:
         node, depth = nodes.pop()
         count += 1
         if depth > MAX_DEPTH:
-            raise ValueError(
-                f"a config is nested more than {MAX_DEPTH} levels deep, or contains itself by an anchor; write it flatter."
-            )
+            raise ValueError(f"a config is nested more than {MAX_DEPTH} levels deep, or contains itself by an anchor.")
         if count > MAX_NODES:
-            raise ValueError(
-                f"a config has more than {MAX_NODES} parts; are there anchors of anchors in it? Remove them."
-            )
+            raise ValueError(f"a config has more than {MAX_NODES} parts; remove anchors of anchors from it.")
         children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
         nodes += [(child, depth + 1) for child in children]
     return config
