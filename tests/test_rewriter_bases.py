@@ -20,6 +20,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 from collect.backends.transformers_lm import TransformersLM
@@ -35,6 +37,12 @@ CHATML = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nHelp well.<|im_end|>\n{% endif %}"
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+QWEN3 = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% if m['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
 LLAMA = (
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] | trim %}"
@@ -73,6 +81,16 @@ class Base:
 
 BASES = {
     "qwen2.5": Base(Qwen2ForCausalLM, Qwen2Config, CHATML, None, "<|im_end|>", "<|endoftext|>", ("<|im_start|>",)),
+    "qwen3": Base(
+        Qwen3ForCausalLM,
+        Qwen3Config,
+        QWEN3,
+        None,
+        "<|im_end|>",
+        "<|endoftext|>",
+        ("<|im_start|>",),
+        {"head_dim": 8},
+    ),
     "llama-3.1": Base(
         LlamaForCausalLM,
         LlamaConfig,
@@ -184,12 +202,12 @@ def test_what_is_trained_is_what_is_asked_and_packing_changes_nothing(base: Path
         data = SFTDataModule(pretrained=str(base), root=records / "sft", packing=packing)
         data.setup("fit")
         for record, example in zip(RECORDS["sft"], data.examples["train"], strict=True):
-            asked = tokenizer.apply_chat_template(record.prompt, tokenize=False, add_generation_prompt=True)
-            ids = tokenizer(asked, add_special_tokens=False).input_ids
+            ids = tokenizer(data.render(record.prompt), add_special_tokens=False).input_ids
             assert example["input_ids"][: len(ids)] == ids
             assert example["completion_mask"].index(1) == len(ids)
             learned = tokenizer.decode(example["input_ids"][len(ids) :], skip_special_tokens=True)
-            assert learned.strip() == record.completion[0]["content"]
+            # A template that thinks writes that it did not, before an answer without reasoning.
+            assert learned.strip().removeprefix("<think>\n\n</think>\n\n") == record.completion[0]["content"]
             assert tokenizer.eos_token_id in example["input_ids"][len(ids) :]
         batches.append(data.collate(data.examples["train"]))
     module = SFTModule(pretrained=str(base))
