@@ -2,10 +2,11 @@
 
 import ast
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-import json5
+import yaml
 
 from collect.backends.reasoning import without_reasoning
 
@@ -14,7 +15,9 @@ MAX_LENGTH = 20_000  # characters of an object that is not strictly JSON
 
 Value = TypeVar("Value")
 
-_UNREADABLE = (ValueError, SyntaxError, MemoryError, RecursionError)
+_UNREADABLE = (ValueError, SyntaxError, MemoryError, RecursionError, yaml.YAMLError)
+_COMMENT = re.compile(r"(?<![:\"'\w])//[^\n]*|/\*.*?\*/", re.DOTALL)
+_REFERENCE = re.compile(r"[&*]\w")  # with which YAML makes a little text a large value
 
 
 def read_object(answer: str, read: Callable[[dict[str, Any]], Value]) -> Value:
@@ -65,7 +68,7 @@ def _object(text: str, begin: int) -> tuple[dict[str, Any] | None, int]:
     close = _closing(text, begin)
     if close is None or close - begin > MAX_LENGTH:
         return None, begin + 1
-    for loads in (json5.loads, ast.literal_eval):
+    for loads in (ast.literal_eval, _loose):
         try:
             value = loads(text[begin : close + 1])
         except _UNREADABLE:
@@ -73,6 +76,13 @@ def _object(text: str, begin: int) -> tuple[dict[str, Any] | None, int]:
         if isinstance(value, dict):
             return value, close + 1
     return None, begin + 1
+
+
+def _loose(text: str) -> object:
+    """An object with comments, bare keys or a comma too many, which YAML takes."""
+    if _REFERENCE.search(text):
+        raise ValueError("references are not read")
+    return yaml.safe_load(_COMMENT.sub("", text))
 
 
 def _closing(text: str, begin: int) -> int | None:
