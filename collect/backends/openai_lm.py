@@ -37,6 +37,8 @@ class OpenAILM:
         num_concurrent: conversations asked about at the same time.
         timeout: seconds that one answer may take.
         max_retries: how often a request that failed on the way, or that the server was too busy for, is sent again.
+        chat_template_kwargs: values of the variables of the chat template on the server, as vLLM and SGLang take them,
+            such as ``enable_thinking: false``.
 
     Raises:
         ValueError: if a number is out of range.
@@ -52,6 +54,7 @@ class OpenAILM:
         num_concurrent: int = 16,
         timeout: float = 120.0,
         max_retries: int = 2,
+        chat_template_kwargs: dict[str, Any] | None = None,
     ) -> None:
         if max_new_tokens < 1 or num_concurrent < 1:
             raise ValueError(
@@ -65,6 +68,7 @@ class OpenAILM:
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
         self.num_concurrent = num_concurrent
+        self.more = {"extra_body": {"chat_template_kwargs": chat_template_kwargs}} if chat_template_kwargs else {}
         self.endpoint = Endpoint(base_url, model, timeout, max_retries)
         with self.endpoint.connected() as client:
             try:
@@ -120,7 +124,7 @@ class OpenAILM:
     def _answer(self, client: openai.OpenAI, messages: Messages, request: dict[str, Any]) -> Answer:
         answer = Answer("")
         for room in (self.max_new_tokens, 2 * self.max_new_tokens):
-            answer = self.endpoint.ask(client, messages, room, temperature=self.temperature, **request)
+            answer = self.endpoint.ask(client, messages, room, temperature=self.temperature, **request, **self.more)
             if answer.fault != cut_after(room):
                 break
         return answer

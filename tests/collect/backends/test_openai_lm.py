@@ -136,6 +136,18 @@ def test_a_model_that_knows_the_limit_by_its_other_name_only_is_asked_by_that(
     assert second == first
 
 
+def test_variables_of_the_chat_template_are_sent_along(odd_server: Callable[[Handler], str]) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def handle(body: dict[str, Any], _: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        seen.append(body)
+        return 200, answer("fine")
+
+    for variables in ({"enable_thinking": False}, None):
+        OpenAILM(odd_server(handle), "m", chat_template_kwargs=variables).complete([templates.direct("a dog")], seed=0)
+    assert [body.get("chat_template_kwargs") for body in seen] == [{"enable_thinking": False}, None]
+
+
 def test_conversations_are_asked_about_at_the_same_time(odd_server: Callable[[Handler], str]) -> None:
     together = threading.Barrier(4, timeout=60)  # breaks unless four requests are there at once
 
