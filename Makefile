@@ -21,9 +21,8 @@ INSTALLED := .venv/.installed
 TRAINER := $(PYTHON) -m train
 COLLECT := $(PYTHON) -m collect
 
-# Nothing here needs a model hub or an account; to use either, set these to 0 or online.
+# Nothing here needs a model hub or an account; to use the hub, set the first to 0.
 export HF_HUB_OFFLINE ?= 1
-export WANDB_MODE ?= offline
 export WANDB_SILENT ?= true
 export TOKENIZERS_PARALLELISM ?= false
 
@@ -33,6 +32,10 @@ resume = $(shell test $(1)/checkpoints/last.ckpt -nt $< -a $(1)/checkpoints/last
 # $(call set_aside,FOLDER,INPUT): rename a search that was made with an older model; it can't be resumed. One that was
 # renamed before is kept, with a number after its name.
 set_aside = @if [ -e $(1)/trajectories.sqlite -a $(1)/trajectories.sqlite -ot $(2) ]; then mv --no-target-directory --backup=numbered $(1) $(1).replaced; fi
+
+comma := ,
+# $(call say,WHAT,TIME): what begins, and how long that took with the toy models on two CPU cores, where it was measured.
+say = @echo "--- $(1)$(if $(filter toy,$(SIZE)),$(if $(2), ($(2))))"
 
 .PHONY: help
 help: ## List every target
@@ -102,6 +105,7 @@ evaluate-full: ## Compare on every held-out prompt, with twice the seeds
 # The toy world makes its captions and prompts; a real model's are its user's.
 ifeq ($(SIZE),toy)
 $(OUT)/data/captions.jsonl: | $(INSTALLED)
+	$(call say,toy world: writing captions and prompts,seconds)
 	$(PYTHON) -m data_modules.toyworld --output_dir $(@D)
 else
 $(OUT)/data/captions.jsonl: $(CAPTIONS) $(PROMPTS) | $(INSTALLED)
@@ -111,53 +115,66 @@ $(OUT)/data/captions.jsonl: $(CAPTIONS) $(PROMPTS) | $(INSTALLED)
 endif
 
 $(OUT)/stage1_graph/meta.json: $(CONFIGS)/stage1_graph.yaml $(OUT)/data/captions.jsonl
+	$(call say,stage 1$(comma) graph: taking captions apart and linking their details,)
 	$(COLLECT) graph --config $<
 
 $(OUT)/stage1_pairs/train.jsonl: $(CONFIGS)/stage1_pairs.yaml $(OUT)/data/captions.jsonl
+	$(call say,stage 1$(comma) pairs: deforming captions into what users might write,about a minute)
 	$(COLLECT) pairs --config $<
 
 $(OUT)/stage1_rewriter/hf/config.json: $(CONFIGS)/stage1_rewriter.yaml $(OUT)/stage1_pairs/train.jsonl
+	$(call say,stage 1$(comma) rewriter: learning to turn prompts into captions,2.5 minutes)
 	$(TRAINER) fit --config $< $(call resume,$(OUT)/stage1_rewriter,$(OUT)/stage1_pairs/train.jsonl) $(ARGS)
 	$(TRAINER) export --config $< --ckpt_path $(OUT)/stage1_rewriter/checkpoints/best.ckpt --output_dir $(@D)
 
 $(OUT)/stage1_labels/train.jsonl: $(CONFIGS)/stage1_labels.yaml $(OUT)/stage1_rewriter/hf/config.json $(OUT)/stage1_graph/meta.json
+	$(call say,stage 1$(comma) labels: rendering rewrites to see which is better,20 minutes)
 	$(COLLECT) labels --config $<
 
 $(OUT)/stage1_discriminator/hf/config.json: $(CONFIGS)/stage1_discriminator.yaml $(OUT)/stage1_labels/train.jsonl
+	$(call say,stage 1$(comma) discriminator: learning which of two rewrites is better,three minutes)
 	$(TRAINER) fit --config $< $(call resume,$(OUT)/stage1_discriminator,$(OUT)/stage1_labels/train.jsonl) $(ARGS)
 	$(TRAINER) export --config $< --ckpt_path $(OUT)/stage1_discriminator/checkpoints/best.ckpt --output_dir $(@D)
 
 $(OUT)/stage1_discriminator/choice.json: $(CONFIGS)/stage1_choice.yaml $(OUT)/stage1_discriminator/hf/config.json
+	$(call say,stage 1$(comma) discriminator: measuring its choices on held-out prompts,seconds)
 	$(COLLECT) choice --config $<
 
 $(OUT)/ablation/ablation.json: $(CONFIGS)/ablation.yaml $(OUT)/stage1_discriminator/hf/config.json
+	$(call say,ablation: stage 1 with only some of its parts,)
 	$(COLLECT) ablation --config $<
 
 $(HERE)/stage2_collect/done.json: $(CONFIGS)/stage2_collect.yaml $(BEGINNER)/config.json
 	$(call set_aside,$(@D),$(BEGINNER)/config.json)
+	$(call say,stage 2$(comma) search: rendering$(comma) judging and rewriting prompts,about five minutes)
 	$(COLLECT) run --config $< $(LATER_COLLECT)
 
 # With the records of all earlier rounds, whose prompts are different ones, so that no prompt is in two splits.
 $(HERE)/stage2_mine/sft/train.jsonl: $(CONFIGS)/stage2_mine.yaml $(HERE)/stage2_collect/done.json
+	$(call say,stage 2$(comma) mining: champions and preference pairs from the search,seconds)
 	$(COLLECT) mine --config $< $(LATER_MINE)
 	$(if $(EARLIER),for file in $$(cd $(EARLIER)/stage2_mine && find . -name '*.jsonl'); do \
 		cat $(EARLIER)/stage2_mine/$$file >> $(HERE)/stage2_mine/$$file; done)
 
 $(HERE)/stage3_sft/hf/config.json: $(CONFIGS)/stage3_sft.yaml $(HERE)/stage2_mine/sft/train.jsonl
+	$(call say,stage 3$(comma) SFT: tuning the rewriter on champions,under a minute)
 	$(TRAINER) fit --config $< $(LATER_SFT) $(call resume,$(HERE)/stage3_sft,$(HERE)/stage2_mine/sft/train.jsonl) $(ARGS)
 	$(TRAINER) export --config $< $(LATER_SFT) --ckpt_path $(HERE)/stage3_sft/checkpoints/best.ckpt --output_dir $(@D)
 
 $(HERE)/stage3_dpo/hf/config.json: $(CONFIGS)/stage3_dpo.yaml $(HERE)/stage3_sft/hf/config.json
+	$(call say,stage 3$(comma) DPO: tuning it further on preference pairs,under a minute)
 	$(TRAINER) fit --config $< $(LATER_DPO) $(call resume,$(HERE)/stage3_dpo,$(HERE)/stage3_sft/hf/config.json) $(ARGS)
 	$(TRAINER) export --config $< $(LATER_DPO) --ckpt_path $(HERE)/stage3_dpo/checkpoints/best.ckpt --output_dir $(@D)
 
 $(OUT)/$(EVALUATION)_search/done.json: $(CONFIGS)/stage2_collect.yaml $(OUT)/stage1_rewriter/hf/config.json
 	$(call set_aside,$(@D),$(OUT)/stage1_rewriter/hf/config.json)
+	$(call say,evaluation$(comma) search: the search on held-out prompts$(comma) to compare with,)
 	$(COLLECT) run --config $< --prompts $(OUT)/data/prompts/test.jsonl --limit $(HELD_OUT) --output $(@D) \
 		--videos $(OUT)/evaluate_videos --logger.init_args.name $(EVALUATION)_search --logger.init_args.save_dir $(@D)
 
 $(HERE)/$(EVALUATION)/summary.json: $(CONFIGS)/evaluate.yaml $(HERE)/$(TUNED)/hf/config.json \
 		$(OUT)/$(EVALUATION)_search/done.json
+	$(call say,evaluation: rendering and judging every method on held-out prompts,a few minutes with its search)
 	@cp configs/OUTPUTS.md $(OUT)/README.md
 	$(COLLECT) evaluate --config $< --limit $(HELD_OUT) --num_seeds $(SEEDS) --output $(@D) \
 		--search $(OUT)/$(EVALUATION)_search --videos $(OUT)/evaluate_videos --logger.init_args.save_dir $(@D) \

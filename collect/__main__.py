@@ -25,6 +25,7 @@ from collect.examples.mine import mine
 from collect.examples.pairs import pairs
 from collect.graph.build import graph
 from collect.prompts import read_prompts
+from collect.quiet import silence
 from collect.rewriters.rewrite import NOT_ASKED, gather, rewrite
 from collect.search.export import export
 from collect.search.retries import BackendError
@@ -126,7 +127,6 @@ def main() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(PlainFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     SUB_CONFIGS.named.clear()
     set_loader("yaml", SUB_CONFIGS.load, (YAMLError,))
     try:
@@ -144,4 +144,5 @@ def fail(message: str) -> NoReturn:
 
 
 if __name__ == "__main__":
+    silence()
     main()

@@ -54,6 +54,7 @@ def start(wandb_logger: WandbLogger | None, job_type: str) -> Iterator[Run]:
         return
     # WandbLogger keeps the arguments of wandb.init, and offers no other way to add to them.
     settings = wandb_logger._wandb_init
+    settings.pop("anonymous", None)  # Lightning passes it for all, and W&B warns that it has no effect
     settings["job_type"] = settings.get("job_type") or job_type
     if wandb_logger._offline or not wandb.api.api_key:
         if not wandb_logger._offline:

@@ -9,11 +9,11 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from data_modules.conversation import marks_of, render
 from data_modules.loader import ResumableLoader
+from data_modules.progress import Progress
 from data_modules.records import Messages, read_records
 from data_modules.template_check import check_template
 
@@ -164,7 +164,7 @@ class JSONLDataModule(LightningDataModule, ABC):
     def _read(self, split: str) -> None:
         """Read and tokenise one split; what is longer than ``max_length`` is an error or counted."""
         records = read_records(self.path(split), self.record)
-        encoded = [self.encode(record) for record in tqdm(records, f"tokenise {split}", delay=2, leave=False)]
+        encoded = [self.encode(record) for record in Progress(records, f"tokenise {split}", delay=2, leave=False)]
         fits = [len(example["input_ids"]) <= self.max_length for example in encoded]
         if not all(fits):
             worst = max(len(example["input_ids"]) for example in encoded)

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from data_modules.base import Example
 from data_modules.loader import ResumableLoader
+from data_modules.progress import Progress
 from data_modules.records import Preference
 from data_modules.sft import ChatDataModule
 
@@ -121,7 +121,7 @@ class PreferenceDataModule(ChatDataModule):
     def _score(self, module: ReferencePolicy, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
         order = sorted(range(len(examples)), key=lambda index: len(examples[index]["input_ids"]))
         columns = torch.zeros(2, len(examples))
-        for begin in tqdm(range(0, len(order), self.batch_size), "reference", delay=2, leave=False):
+        for begin in Progress(range(0, len(order), self.batch_size), "reference", delay=2, leave=False):
             some = order[begin : begin + self.batch_size]
             scores = module.reference_log_probs(self.collate([examples[index] for index in some]))
             columns[:, some] = torch.stack(scores).float().cpu()

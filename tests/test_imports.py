@@ -14,7 +14,7 @@ PACKAGES: dict[str, set[str]] = {
 }
 # The rooms of collect, from the ground up: a room imports only what stands in an earlier row, or its own files.
 FLOORS = [
-    ("protocols", "prompts", "tracking", "console", "sub_configs"),
+    ("protocols", "prompts", "tracking", "console", "sub_configs", "quiet"),
     ("backends",),
     ("intent", "graph", "search"),
     ("verifiers", "rewriters"),

@@ -6,6 +6,7 @@ import sys
 from data_modules.secrets import redacted
 from data_modules.text import shown
 from train.cli import main
+from train.quiet import silence
 
 
 def run() -> int:
@@ -20,4 +21,5 @@ def run() -> int:
 
 
 if __name__ == "__main__":
+    silence()
     sys.exit(run())

@@ -23,6 +23,8 @@ from train import hub
 from train.callbacks import BestCheckpoint, LastCheckpoint, LogConfig, RandomState, ValidationScores
 from train.cards import ModelCard
 from train.chat_template import adapt_chat_template
+from train.progress import RunProgress
+from train.quiet import is_verbose, silence_loggers
 
 YAML = get_loader("yaml")
 DEFAULTS = Path(__file__).parents[1] / "configs" / "defaults.yaml"
@@ -117,6 +119,18 @@ class CLI(LightningCLI):
         parser.link_arguments("trainer.default_root_dir", "trainer.logger.init_args.save_dir")
         parser.link_arguments("trainer.default_root_dir", "checkpoint.dirpath", compute_fn=_checkpoints_of)
         parser.link_arguments("trainer.default_root_dir", "resume.dirpath", compute_fn=_checkpoints_of)
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Show a run's progress in steps, in place of Lightning's bar of epochs and its summary of the network."""
+        asked = self.config[self.subcommand]["trainer"]
+        if asked["enable_progress_bar"] is not False and not is_verbose():
+            self.trainer_defaults["callbacks"].append(RunProgress())
+            kwargs["enable_progress_bar"] = False
+        if asked["enable_model_summary"] is None and not is_verbose():
+            kwargs["enable_model_summary"] = False
+        trainer = super().instantiate_trainer(**kwargs)
+        silence_loggers(trainer.loggers)
+        return trainer
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and refuse a checkpoint that cannot be read before anything else is loaded."""

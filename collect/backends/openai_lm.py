@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
-from tqdm import tqdm
 
 from collect.backends.endpoint import Endpoint, EndpointError, json_form
 from collect.backends.generation import cut_after
 from collect.backends.sampling import seeds_for
 from collect.protocols import Answer
 from data_modules.conversation import harmless
+from data_modules.progress import Progress
 from data_modules.records import Messages
 
 logger = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class OpenAILM:
                 for messages, own in zip(turns, seeds, strict=True)
             ]
             try:
-                asked = tqdm(futures, desc=self.endpoint.model, delay=10, leave=False)
+                asked = Progress(futures, desc=self.endpoint.model, delay=10, leave=False)
                 answers = self.endpoint.checked([future.result() for future in asked])
             finally:
                 for future in futures:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from collect.backends import generation
@@ -18,6 +17,7 @@ from collect.backends.resident import ResidentModel
 from collect.backends.sampling import GumbelNoise, seeds_for
 from collect.protocols import Answer
 from data_modules.conversation import marks_of, render
+from data_modules.progress import Progress
 from data_modules.records import Messages
 
 
@@ -121,7 +121,7 @@ class TransformersLM:
         texts = [self._render(messages) for messages in conversations]
         ids = self._tokenise(texts, 1)
         tokens = self._first_tokens(texts[0], ids[0], labels)
-        for rows in tqdm(self._batches(ids), desc="labels", unit="batch", delay=10, leave=False):
+        for rows in Progress(self._batches(ids), desc="labels", unit="batch", delay=10, leave=False):
             scores[rows] = self._label_log_probs([ids[row] for row in rows], tokens)
         return scores
 
@@ -162,7 +162,7 @@ class TransformersLM:
 
     def _answer(self, ids: Sequence[list[int]], seeds: Sequence[int], num_new: int, begun: str) -> list[Answer]:
         answers = [Answer("")] * len(ids)
-        for rows in tqdm(self._batches(ids), desc="language model", unit="batch", delay=10, leave=False):
+        for rows in Progress(self._batches(ids), desc="language model", unit="batch", delay=10, leave=False):
             generated = self._generate([ids[row] for row in rows], [seeds[row] for row in rows], num_new, begun)
             for row, answer in zip(rows, generated, strict=True):
                 answers[row] = answer

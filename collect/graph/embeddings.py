@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from collect.backends.encoders import encoder_name, load_encoder
+from data_modules.progress import Progress
 
 CHUNK = 2048  # texts encoded at a time
 
@@ -40,7 +40,7 @@ def encode(phrases: Sequence[str], encoder: str | None, scratch: Path | None = N
 
 def _chunks(phrases: Sequence[str], encoder: str | None, start: int) -> Iterator[NDArray[np.float16]]:
     model = load_encoder(encoder)
-    with tqdm(desc="embedding phrases", total=len(phrases), initial=start, delay=10) as progress:
+    with Progress(desc="embedding phrases", total=len(phrases), initial=start, delay=10) as progress:
         for at in range(start, len(phrases), CHUNK):
             chunk = phrases[at : at + CHUNK]
             vectors = model.encode(chunk, batch_size=64, normalize_embeddings=True, show_progress_bar=False)

@@ -9,13 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from collect.backends.answers import complete
 from collect.backends.json_objects import read_object
 from collect.graph.grounding import grounded
 from collect.protocols import Answer, LanguageModel
 from data_modules import templates
+from data_modules.progress import Progress
 from data_modules.records import Caption, content_id
 from data_modules.schema import parse_json
 from data_modules.text import decode, listed, parse_list, quoted, read_csv_rows
@@ -137,7 +136,7 @@ def extract(
         logger.warning(
             "%s holds another language model's answers, or of other captions; all are asked again", others[0]
         )
-    for start in tqdm(range(len(answers), len(different), CHUNK), desc="taking captions apart", delay=10):
+    for start in Progress(range(len(answers), len(different), CHUNK), desc="taking captions apart", delay=10):
         asked = different[start : start + CHUNK]
         read = _ask(asked, language_model, few_shot, seed=0)
         failed = [caption for caption in asked if "fault" in read[caption.caption]]

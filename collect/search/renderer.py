@@ -10,13 +10,12 @@ from functools import partial
 from math import fsum
 from pathlib import Path
 
-from tqdm import tqdm
-
 from collect.backends.checks import checked_verdicts
 from collect.protocols import Generator, RenderRequest, Verdict, Verifier
 from collect.search.retries import BackendError, Retries
 from collect.search.sspo import Assessment, mean
 from collect.search.store import Render, Sample, Store
+from data_modules.progress import Progress
 from data_modules.records import Prompt, content_id
 
 logger = logging.getLogger(__name__)
@@ -108,7 +107,7 @@ class Renderer:
         size = self.generator.batch_size
         batches = [renders[begin : begin + size] for begin in range(0, len(renders), size)]
         judged: dict[Sample, dict[str, Verdict]] = {}
-        with tqdm(total=len(renders), desc="rendering and judging", unit="video", disable=not renders) as progress:
+        with Progress(total=len(renders), desc="rendering and judging", unit="video", disable=not renders) as progress:
             for batch, verdicts in zip(batches, self._at_once(batches), strict=True):
                 judged |= verdicts
                 progress.update(len(batch))
