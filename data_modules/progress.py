@@ -8,8 +8,10 @@ from tqdm import tqdm
 SECONDS = 30.0  # from one plain line to the next; what takes less time has none
 
 
-class Progress(tqdm):  # type: ignore[type-arg]
+class Progress(tqdm):
     """tqdm with its arguments, which writes plain lines where standard error is no terminal."""
+
+    disable: bool
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._plain = not sys.stderr.isatty()
