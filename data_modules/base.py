@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from data_modules.chat_template import direct_template
 from data_modules.conversation import marks_of, render
-from data_modules.loader import ResumableLoader
+from data_modules.files import require_whole_files
+from data_modules.loader import Examples, OrderedShare, ResumableLoader
 from data_modules.progress import Progress
 from data_modules.records import Messages, read_records
 from data_modules.template_check import check_template
@@ -34,6 +36,8 @@ class JSONLDataModule(LightningDataModule, ABC):
         max_length: most tokens of an example, prompt and completion together.
         overlong: what to do with a longer example: stop, or leave it out and report how many there were.
         num_workers: loader processes.
+        chat_template_kwargs: values of the chat template's variables, such as ``enable_thinking: false``; they travel
+            with the export.
 
     Raises:
         ValueError: if a number is not positive.
@@ -50,6 +54,7 @@ class JSONLDataModule(LightningDataModule, ABC):
         max_length: int = 512,
         overlong: Literal["error", "drop"] = "error",
         num_workers: int = 0,
+        chat_template_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         for name, value, least in (("batch_size", batch_size, 1), ("max_length", max_length, 2)):
@@ -61,6 +66,7 @@ class JSONLDataModule(LightningDataModule, ABC):
         self.max_length = max_length
         self.overlong = overlong
         self.num_workers = num_workers
+        self.chat_template_kwargs = chat_template_kwargs or {}
         self.records: dict[str, list[Any]] = {}
         self.examples: dict[str, list[Example]] = {}
 
@@ -70,14 +76,14 @@ class JSONLDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def collate(self, examples: list[Example]) -> dict[str, Tensor]:
-        """Pad examples into a batch."""
+        """Pad examples into a batch; those whose ``counted`` is 0, if any, are in it without being scored."""
 
     def prepare_data(self) -> None:
         """Refuse missing files and unfit tokenizers before loggers and networks are started; see :meth:`setup`."""
         assert self.trainer is not None
         assert self.trainer.state.fn is not None
         self._require_files(str(self.trainer.state.fn.value))
-        self._load_tokenizer()
+        self.load_tokenizer()
 
     def setup(self, stage: str) -> None:
         """Read and tokenise the splits the stage needs; ``records`` and ``examples`` stay parallel.
@@ -88,11 +94,39 @@ class JSONLDataModule(LightningDataModule, ABC):
                 not one for conversations.
         """
         self._require_files(stage)
-        self.tokenizer = self._load_tokenizer()
+        self.tokenizer = self.load_tokenizer()
         self._marks = marks_of(self.tokenizer)
         for split in SPLITS[stage]:
             if split not in self.examples:
                 self._read(split)
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Load the tokenizer, with the chat template that is trained; see :func:`direct_template`.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: if files of the model are not whole, or the tokenizer is not one for conversations.
+        """
+        require_whole_files(self.pretrained)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.pretrained)
+        except (OSError, ValueError) as error:
+            raise FileNotFoundError(
+                f"{self.pretrained} gives no tokenizer; set model.init_args.pretrained to a directory that "
+                f"`python -m train export` wrote, or to a Hugging Face id ({str(error).splitlines()[0]})."
+            ) from error
+        for name, part in {"chat template": tokenizer.chat_template, "end token": tokenizer.eos_token}.items():
+            if part is None:
+                raise ValueError(f"the tokenizer of {self.pretrained} has no {name}; name an instruction-tuned model.")
+        check_template(tokenizer)
+        tokenizer.chat_template = direct_template(tokenizer, self.chat_template_kwargs)
+        return tokenizer
+
+    @property
+    def pad_id(self) -> int:
+        """What fills rows up; any token will do, since nothing sees it."""
+        pad = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if pad is None else pad)
 
     def path(self, split: str) -> Path:
         """The file of a split."""
@@ -102,14 +136,29 @@ class JSONLDataModule(LightningDataModule, ABC):
         """Text of a conversation, as it is rendered at inference; see :func:`~data_modules.conversation.render`."""
         return render(self.tokenizer, messages, self._marks, add_generation_prompt=add_generation_prompt)
 
+    def num_tokens(self, example: Example) -> int:
+        """How many tokens of an example are learned; one where an example is one answer."""
+        return 1
+
     def train_dataloader(self) -> ResumableLoader:
-        """Shuffled training batches, in an order that a resumed run continues."""
-        replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        """Shuffled training batches, in an order that a resumed run continues.
+
+        Each says how many examples and learned tokens its whole optimiser step has, ``step_examples`` and
+        ``step_tokens``.
+        """
+        examples, trainer = self.examples["train"], self.trainer
         return ResumableLoader(
-            self.examples["train"],
+            Examples(examples),
             self.batch_size,
-            replicas,
-            rank,
+            *self._devices(),
+            shuffle=trainer is None or not trainer.overfit_batches,  # type: ignore[attr-defined]
+            counts={
+                "step_examples": [1] * len(examples),
+                "step_tokens": [self.num_tokens(example) for example in examples],
+            },
+            grouping=None
+            if trainer is None
+            else lambda: (trainer.accumulate_grad_batches, int(trainer.num_training_batches)),
             num_workers=self.num_workers,
             collate_fn=self.collate,
             persistent_workers=self.num_workers > 0,
@@ -131,30 +180,16 @@ class JSONLDataModule(LightningDataModule, ABC):
                     f"stage 3), or point data.init_args.root at a directory that has {split}.jsonl."
                 )
 
-    def _load_tokenizer(self) -> PreTrainedTokenizerBase:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.pretrained)
-        except (OSError, ValueError) as error:
-            raise FileNotFoundError(
-                f"{self.pretrained} gives no tokenizer; set model.init_args.pretrained to a directory that "
-                f"`python -m train export` wrote, or to a Hugging Face id ({str(error).splitlines()[0]})."
-            ) from error
-        parts = {
-            "chat template": tokenizer.chat_template,
-            "end token": tokenizer.eos_token,
-            "padding token": tokenizer.pad_token,
-        }
-        for name, part in parts.items():
-            if part is None:
-                raise ValueError(f"the tokenizer of {self.pretrained} has no {name}; name an instruction-tuned model.")
-        check_template(tokenizer)
-        return tokenizer
+    def _devices(self) -> tuple[int, int]:
+        """How many devices share the examples, and which of them this is."""
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     def _in_order(self, split: str) -> DataLoader[Any]:
-        examples: Any = self.examples[split]  # a list is all the loader needs of a Dataset
+        examples = Examples(self.examples[split])
         return DataLoader(
             examples,
             self.batch_size,
+            sampler=OrderedShare(examples, *self._devices()),
             num_workers=self.num_workers,
             collate_fn=self.collate,
             persistent_workers=self.num_workers > 0,
@@ -179,4 +214,4 @@ class JSONLDataModule(LightningDataModule, ABC):
                 raise ValueError(f"{found}: none is left; raise max_length.")
             log.warning("%s and are left out.", found)
         self.records[split] = [record for record, fit in zip(records, fits, strict=True) if fit]
-        self.examples[split] = [example for example, fit in zip(encoded, fits, strict=True) if fit]
+        self.examples[split] = [{**example, "counted": 1} for example, fit in zip(encoded, fits, strict=True) if fit]

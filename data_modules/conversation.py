@@ -1,6 +1,8 @@
 """Conversations as text, rendered in one place: what is trained and what a model is asked are the same tokens."""
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -28,7 +30,26 @@ def render(
         add_generation_prompt: end where an answer begins.
     """
     turns = [harmless(message, marks) for message in messages]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt))
+    return apply_template(tokenizer, turns, add_generation_prompt=add_generation_prompt)
+
+
+def apply_template(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Any],
+    *,
+    add_generation_prompt: bool = True,
+    chat_template: str | None = None,
+) -> str:
+    """Text of a conversation, as it stands.
+
+    Args:
+        tokenizer: whose chat template is used.
+        messages: the conversation.
+        add_generation_prompt: end where an answer begins.
+        chat_template: another template.
+    """
+    settings = {"tokenize": False, "add_generation_prompt": add_generation_prompt, "chat_template": chat_template}
+    return str(tokenizer.apply_chat_template(list(messages), **settings))
 
 
 def marks_of(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:

@@ -15,8 +15,8 @@ class DiscriminatorDataModule(JSONLDataModule):
     """Questions rendered by the tokenizer's chat template up to where the answer, a label, begins.
 
     A batch holds ``input_ids`` and ``attention_mask``, ``(B, T)`` and padded on the left, so that the last position
-    predicts the answer; ``labels`` ``(B,)``, the index of the right label; and ``label_ids`` ``(B, L)``, the first
-    token of each label as the answer.
+    predicts the answer; ``labels`` ``(B,)``, the index of the right label; ``label_ids`` ``(B, L)``, the first token of
+    each label as the answer; and ``counted``, ``(B,)``, 0 for questions that are not scored.
 
     Args:
         **kwargs: see :class:`~data_modules.base.JSONLDataModule`.
@@ -60,11 +60,12 @@ class DiscriminatorDataModule(JSONLDataModule):
     def collate(self, examples: list[Example]) -> dict[str, Tensor]:
         """Pad on the left, to the longest of the batch."""
         ids = [torch.tensor(example["input_ids"]) for example in examples]
-        pad = self.tokenizer.pad_token_id
+        pad = self.pad_id
         ones = [torch.ones_like(row) for row in ids]
         return {
             "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad, padding_side="left"),
             "attention_mask": pad_sequence(ones, batch_first=True, padding_side="left"),
             "labels": torch.tensor([example["labels"][0] for example in examples]),
             "label_ids": torch.tensor([example["label_ids"] for example in examples]),
+            "counted": torch.tensor([example["counted"] for example in examples]),
         }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -43,8 +43,9 @@ class PreferenceDataModule(ChatDataModule):
     answer token is predicted at the position before its own, as in any other row.
 
     A batch holds ``input_ids``, ``position_ids``, ``chosen_mask`` and ``rejected_mask``, ``(B, T)``, padded on the
-    right, ``attention_mask``, ``(B, 1, T, T)``, true where a token sees another, and ``ref_chosen_logps`` and
-    ``ref_rejected_logps``, ``(B,)``, in nats.
+    right, ``attention_mask``, ``(B, 1, T, T)``, true where a token sees another; ``counted``, ``(B,)``, 0 for pairs
+    that are not scored; and ``ref_chosen_logps`` and ``ref_rejected_logps``, ``(B,)``, in nats, single precision seen
+    as integers, or training in half precision would round them.
 
     Args:
         **kwargs: see :class:`~data_modules.base.JSONLDataModule`; ``max_length`` is that of a whole row.
@@ -66,18 +67,23 @@ class PreferenceDataModule(ChatDataModule):
             "lengths": [len(shared), 1 + len(chosen), 1 + len(rejected)],
         }
 
+    def num_tokens(self, example: Example) -> int:
+        """How many tokens the chosen answer has; the copy of the prompt's last token before it is not learned."""
+        return int(example["lengths"][1]) - 1
+
     def collate(self, examples: list[Example]) -> dict[str, Tensor]:
         """Pad on the right, to the longest row of the batch."""
         rows = [pair_row(example) for example in examples]
-        pads = {"input_ids": self.tokenizer.pad_token_id}
+        pads = {"input_ids": self.pad_id}
         batch = {
             name: pad_sequence([row[name] for row in rows], batch_first=True, padding_value=pads.get(name, 0))
             for name in rows[0]
         }
         batch["attention_mask"] = branches_mask(batch.pop("branch"))
+        batch["counted"] = torch.tensor([example["counted"] for example in examples])
         for name in ("ref_chosen_logps", "ref_rejected_logps"):
             if name in examples[0]:
-                batch[name] = torch.tensor([example[name] for example in examples])
+                batch[name] = torch.tensor([example[name] for example in examples]).view(torch.int32)
         return batch
 
     def train_dataloader(self) -> ResumableLoader:
@@ -165,11 +171,15 @@ def read_reference(path: Path, key: str) -> tuple[Tensor, Tensor] | None:
     """Read log-probabilities that were made under a key; ``None`` if there are none."""
     if not path.is_file():
         return None
-    with safe_open(path, framework="pt") as file:
-        if file.metadata()["key"] != key:
-            log.info("%s belongs to other pairs or another model and is made again.", path)
-            return None
-        return file.get_tensor("chosen"), file.get_tensor("rejected")
+    try:
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("key") == key:
+                return file.get_tensor("chosen"), file.get_tensor("rejected")
+    except SafetensorError as error:
+        log.warning("%s is not whole (%s) and is made again.", path, error)
+        return None
+    log.info("%s belongs to other pairs or another model and is made again.", path)
+    return None
 
 
 def write_reference(path: Path, key: str, values: tuple[Tensor, Tensor]) -> None:
@@ -178,5 +188,5 @@ def write_reference(path: Path, key: str, values: tuple[Tensor, Tensor]) -> None
     try:
         save_file(dict(zip(("chosen", "rejected"), values, strict=True)), partial, metadata={"key": key})
         partial.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         log.warning("%s can't be written (%s); the next run computes it again.", path, error)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, DiffusionPipeline
 from torch import Tensor
 
-from models.base import Batch, TrainingModule
+from models.base import Batch, Mean, TrainingModule
 
 
 class AutoencoderModule(TrainingModule):
@@ -40,7 +40,7 @@ class AutoencoderModule(TrainingModule):
             self.model = AutoencoderKL.from_pretrained(self.pretrained, subfolder="vae").train()
             self.register_buffer("latent_std", torch.ones(()))
 
-    def step(self, batch: Batch) -> dict[str, Tensor]:
+    def measure(self, batch: Batch) -> dict[str, Mean]:
         """Reconstruct ``batch["video"]``, ``(B, F, C, H, W)`` in [-1, 1]."""
         assert self.model is not None
         frames = batch["video"].flatten(0, 1)
@@ -48,13 +48,20 @@ class AutoencoderModule(TrainingModule):
         decoded = self.model.decode(posterior.sample()).sample
         if self.training:
             self.latent_std.lerp_(posterior.mean.detach().float().std(), 0.02)
-        l1, mse = F.l1_loss(decoded, frames), F.mse_loss(decoded, frames)
-        divergence = posterior.kl().mean() / posterior.mean[0].numel()
-        loss = l1 + self.mse_weight * mse + self.kl_weight * divergence
-        return {"loss": loss, "l1": l1.detach(), "mse": mse.detach(), "kl": divergence.detach()}
+        means = {
+            "l1": F.l1_loss(decoded, frames),
+            "mse": F.mse_loss(decoded, frames),
+            "kl": posterior.kl().mean() / posterior.mean[0].numel(),
+        }
+        number = torch.tensor(len(batch["video"]), device=frames.device)
+        return {name: Mean(value * number, number) for name, value in means.items()}
+
+    def objective(self, means: dict[str, Tensor]) -> Tensor:
+        """Weighted sum of the three."""
+        return means["l1"] + self.mse_weight * means["mse"] + self.kl_weight * means["kl"]
 
     @torch.no_grad()
-    def export(self, output_dir: Path, merge: bool) -> None:
+    def export(self, output_dir: Path, merge: bool, dtype: torch.dtype | None) -> None:
         """Write the pipeline directory with the trained autoencoder, scaled to latents of unit deviation.
 
         ``merge`` changes nothing here.
@@ -62,4 +69,6 @@ class AutoencoderModule(TrainingModule):
         assert self.model is not None
         self.model.register_to_config(scaling_factor=1.0 / float(self.latent_std))
         pipeline = DiffusionPipeline.from_pretrained(self.pretrained, vae=self.model.eval())
+        if dtype is not None:
+            pipeline.to(dtype)
         pipeline.save_pretrained(output_dir)

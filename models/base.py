@@ -1,26 +1,57 @@
 """What every objective shares: optimisation, logging, checkpoint contents, export."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from peft import PeftModel, TaskType, get_peft_model
 from torch import Tensor
 from torch.optim import AdamW
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from models.lora import LoRA
+from models.compatibility import write_for_older_readers
+from models.lora import LoRA, require_untied
 from models.schedules import constant
 from models.sharding import shard
 
 Batch = dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Mean:
+    """A mean in its two parts, by which those of several batches make one mean, and not a mean of means.
+
+    Args:
+        total: sum over the batch, a scalar.
+        count: how many were added up.
+        unit: what they are: ``examples`` or ``tokens``.
+    """
+
+    total: Tensor
+    count: Tensor
+    unit: str = "examples"
+
+    @classmethod
+    def over(cls, values: Tensor, counted: Tensor) -> "Mean":
+        """Mean of the values, ``(B,)``, whose ``counted``, ``(B,)``, is 1; the others' is 0."""
+        return cls((values * counted).sum(), counted.sum())
+
+    @property
+    def value(self) -> Tensor:
+        """The mean, or 0 of nothing."""
+        return self.total / self.count.clamp(min=1)
+
+
 class TrainingModule(LightningModule, ABC):
-    """One objective: a batch in, scalar metrics out.
+    """One objective: a batch in, means out, of which the loss is made.
+
+    What is minimised is the loss over all batches of an optimiser step, on all devices, as if they were one batch;
+    what is logged of a validation or test is the mean over its whole split.
 
     Args:
         optimizer: called with the trainable parameters.
@@ -36,30 +67,66 @@ class TrainingModule(LightningModule, ABC):
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.strict_loading = False  # checkpoints hold only what is trained; on_load_checkpoint is the strict one
+        self._seen: dict[str, Mean] = {}  # of a validation or test, so far
 
     @abstractmethod
+    def measure(self, batch: Batch) -> dict[str, Mean]:
+        """Map a batch to the means that are logged and that the loss is made of."""
+
+    def objective(self, means: dict[str, Tensor]) -> Tensor:
+        """Make the loss, a weighted sum, of the means' values."""
+        return means["loss"]
+
+    @abstractmethod
+    def export(self, output_dir: Path, merge: bool, dtype: torch.dtype | None) -> None:
+        """Write a directory that the library the network comes from can load.
+
+        Args:
+            output_dir: an empty directory.
+            merge: fold adapters, if there are any, into the weights.
+            dtype: precision of the weights; ``None`` keeps that of ``pretrained``.
+        """
+
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Map a batch to scalar metrics; ``loss`` is the one minimised."""
-
-    @abstractmethod
-    def export(self, output_dir: Path, merge: bool) -> None:
-        """Write a directory that the library the network comes from can load."""
+        """Map a batch, by itself, to scalar metrics, ``loss`` among them."""
+        return self._values(self.measure(batch))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Log ``train/*`` and return the loss."""
-        return self._log_step("train", batch)
+        """Log ``train/*`` of this batch; return its part of the whole step's loss."""
+        means = self.measure(batch)
+        metrics = {f"train/{name}": value.detach() for name, value in self._values(means).items()}
+        self.log_dict(metrics)
+        return self.objective({name: mean.total / self._share(batch, mean) for name, mean in means.items()})
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log ``val/*``."""
-        self._log_step("val", batch)
+        """Add a batch to ``val/*``."""
+        self._add(self.measure(batch))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add a batch to ``test/*``."""
+        self._add(self.measure(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/*``."""
+        self._log_seen("val")
+
+    def on_test_epoch_end(self) -> None:
         """Log ``test/*``."""
-        self._log_step("test", batch)
+        self._log_seen("test")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Optimise the trainable parameters; step the schedule per optimizer step."""
-        optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
+        """Optimise the trainable parameters; step the schedule per optimizer step.
+
+        Raises:
+            ValueError: if they are in half precision, where squares of gradients are 0 and Adam divides by them.
+        """
+        trained = [p for p in self.parameters() if p.requires_grad]
+        if any(p.dtype == torch.float16 for p in trained):
+            raise ValueError(
+                "weights in half precision can't be trained; set trainer.precision to bf16-true or 16-mixed, or train "
+                "adapters with model.init_args.lora, which stay in single precision."
+            )
+        optimizer = self.optimizer(trained)
         scheduler = self.scheduler(optimizer)
         return {
             "optimizer": optimizer,
@@ -92,14 +159,33 @@ class TrainingModule(LightningModule, ABC):
                     f"{tuple(value.shape)}; is `pretrained` or `lora` another than in the run that wrote it?"
                 )
 
-    def _log_step(self, split: str, batch: Batch) -> Tensor:
-        metrics = self.step(batch)
-        self.log_dict(
-            {f"{split}/{name}": value for name, value in metrics.items()},
-            batch_size=len(next(iter(batch.values()))),
-            sync_dist=split != "train",
-        )
-        return metrics["loss"]
+    def _values(self, means: dict[str, Mean]) -> dict[str, Tensor]:
+        values = {name: mean.value for name, mean in means.items()}
+        return {**values, "loss": self.objective(values)}
+
+    def _share(self, batch: Batch, mean: Mean) -> Tensor:
+        """What a total is divided by, so that the mean over a step's batches is the mean over its tokens or examples.
+
+        Lightning takes the former mean: it divides by the number of accumulated batches and of devices. Batches that do
+        not say what their step adds up to are all alike.
+        """
+        whole = batch.get(f"step_{mean.unit}")
+        if whole is None:
+            return mean.count
+        return whole / (self.trainer.accumulate_grad_batches * self.trainer.world_size)
+
+    def _add(self, means: dict[str, Mean]) -> None:
+        for name, mean in means.items():
+            seen = self._seen.get(name)
+            self._seen[name] = mean if seen is None else Mean(seen.total + mean.total, seen.count + mean.count)
+
+    def _log_seen(self, split: str) -> None:
+        """Log the means over all batches and devices, and start anew."""
+        sums = torch.stack([torch.stack([mean.total, mean.count.to(mean.total)]) for mean in self._seen.values()])
+        sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        seen = {name: Mean(total, count) for name, (total, count) in zip(self._seen, sums, strict=True)}
+        self._seen = {}
+        self.log_dict({f"{split}/{name}": value for name, value in self._values(seen).items()})
 
 
 class LoRAModule(TrainingModule):
@@ -166,11 +252,22 @@ class LoRAModule(TrainingModule):
         mesh = self.device_mesh
         network = model
         if self.lora is not None:
+            config = self.lora.to_peft(self.task_type)
+            require_untied(model, config)
             # What is sharded together must have one precision.
-            model = get_peft_model(model, self.lora.to_peft(self.task_type), autocast_adapter_dtype=mesh is None)
+            model = get_peft_model(model, config, autocast_adapter_dtype=mesh is None)
         if mesh is not None:
             shard(network, mesh)
         self.model = model.train()  # from_pretrained returns eval mode and Lightning keeps it
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move, and keep every precision: the weights were loaded in the trainer's.
+
+        What is in single precision beside them, adapters and the frequencies of rotary embeddings, has to be:
+        Lightning would round it with the rest.
+        """
+        device = torch._C._nn._parse_to(*args, **kwargs)[0]
+        return self if device is None else super().to(device)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Keep only trained weights, so a LoRA checkpoint is megabytes."""
@@ -188,15 +285,24 @@ class LoRAModule(TrainingModule):
             trained = {name for name, p in self.named_parameters() if p.requires_grad}
             checkpoint["state_dict"] = {name: value for name, value in state.items() if name in trained}
 
-    def export(self, output_dir: Path, merge: bool) -> None:
+    def export(self, output_dir: Path, merge: bool, dtype: torch.dtype | None) -> None:
         """Write a directory that ``from_pretrained`` can load from wherever it is called, tokenizer included.
 
-        The module is not to be trained afterwards: merging takes its adapters away.
+        The module is not to be trained afterwards: merging takes its adapters away, and its weights are rounded to the
+        precision that is written.
         """
         assert self.model is not None
         merged = merge and isinstance(self.model, PeftModel)
         model = self.model.merge_and_unload() if merged else self.model
         if isinstance(model, PeftModel):
             model.active_peft_config.base_model_name_or_path = self.base
-        model.save_pretrained(output_dir)
+        model.to(dtype or self.stored_dtype()).save_pretrained(output_dir)
         AutoTokenizer.from_pretrained(self.pretrained).save_pretrained(output_dir)
+        write_for_older_readers(output_dir)
+
+    def stored_dtype(self) -> torch.dtype:
+        """The precision that the base's files have."""
+        stored: torch.dtype = AutoModelForCausalLM.from_pretrained(
+            self.pretrained, dtype="auto", device_map="meta"
+        ).dtype
+        return stored

@@ -2,15 +2,17 @@
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryAUROC, BinaryCalibrationError
 
-from models.base import Batch
+from models.base import Batch, Mean
 from models.sft import SFTModule
 
 NUM_BINS = 10  # of the calibration error
+UNCOUNTED = -1  # label of what is not scored
 
 
 class DiscriminatorModule(SFTModule):
@@ -29,13 +31,18 @@ class DiscriminatorModule(SFTModule):
     def __init__(self, pretrained: str, **kwargs: Any) -> None:
         super().__init__(pretrained, **kwargs)
         # Averages over batches would not be those over the split.
-        metrics = MetricCollection({"auroc": BinaryAUROC(), "calibration_error": BinaryCalibrationError(NUM_BINS)})
+        metrics = MetricCollection(
+            {
+                "auroc": BinaryAUROC(ignore_index=UNCOUNTED),
+                "calibration_error": BinaryCalibrationError(NUM_BINS, ignore_index=UNCOUNTED),
+            }
+        )
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
 
-    def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Score ``labels`` ``(B,)`` as answers to ``input_ids`` ``(B, T)``."""
-        return choice_scores(self.label_logits(batch), batch["labels"])
+    def measure(self, batch: Batch) -> dict[str, Mean]:
+        """Score ``labels`` ``(B,)`` as answers to ``input_ids`` ``(B, T)``, where ``counted`` ``(B,)`` is 1."""
+        return self._means(self.label_logits(batch), batch)
 
     def label_logits(self, batch: Batch) -> Tensor:
         """Logits ``(B, L)`` of the labels' first tokens ``label_ids`` ``(B, L)`` as the answer's first."""
@@ -51,20 +58,22 @@ class DiscriminatorModule(SFTModule):
         return logits[:, -1].gather(-1, batch["label_ids"]).float()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log ``val/*``."""
-        self._measure("val", batch, self.val_metrics)
+        """Add a batch to ``val/*``."""
+        self._evaluate(batch, self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log ``test/*``."""
-        self._measure("test", batch, self.test_metrics)
+        """Add a batch to ``test/*``."""
+        self._evaluate(batch, self.test_metrics)
 
-    def _measure(self, split: str, batch: Batch, metrics: MetricCollection) -> None:
-        logits = self.label_logits(batch)
+    def _means(self, logits: Tensor, batch: Batch) -> dict[str, Mean]:
         scores = choice_scores(logits, batch["labels"])
-        self.log_dict(
-            {f"{split}/{name}": value for name, value in scores.items()}, batch_size=len(logits), sync_dist=True
-        )
-        metrics.update(logits.softmax(-1)[:, 0], (batch["labels"] == 0).long())
+        return {name: Mean.over(values, batch["counted"]) for name, values in scores.items()}
+
+    def _evaluate(self, batch: Batch, metrics: MetricCollection) -> None:
+        logits = self.label_logits(batch)
+        self._add(self._means(logits, batch))
+        is_first = torch.where(batch["counted"].bool(), (batch["labels"] == 0).long(), UNCOUNTED)
+        metrics.update(logits.softmax(-1)[:, 0], is_first)
         self.log_dict(metrics)  # computed once, at the end of the epoch
 
 
@@ -76,10 +85,10 @@ def choice_scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         labels: ``(B,)``, the index of the right label.
 
     Returns:
-        Scalars, means over the batch; ``loss`` in nats.
+        For each question, ``(B,)``; ``loss`` in nats.
     """
     return {
-        "loss": F.cross_entropy(logits, labels),
-        "accuracy": (logits.argmax(-1) == labels).float().mean(),
-        "position_bias": (logits.softmax(-1)[:, 0] - (labels == 0).float()).mean(),
+        "loss": F.cross_entropy(logits, labels, reduction="none"),
+        "accuracy": (logits.argmax(-1) == labels).float(),
+        "position_bias": logits.softmax(-1)[:, 0] - (labels == 0).float(),
     }

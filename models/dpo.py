@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from models.base import Batch
+from models.base import Batch, Mean
 from models.functional import dpo_loss, sequence_log_probs
 from models.sft import SFTModule
 
@@ -23,7 +23,8 @@ class DPOModule(SFTModule):
     Args:
         beta: strength of the pull towards the reference.
         sft_weight: weight of the chosen answers' cross-entropy per token, which keeps them likely in themselves
-            (the RPO term of Pang et al. 2024, Eq. 1, https://arxiv.org/abs/2404.19733, averaged over the batch).
+            (the RPO term of Pang et al. 2024, Eq. 1, https://arxiv.org/abs/2404.19733, averaged over the optimiser
+            step).
         **kwargs: see :class:`~models.sft.SFTModule`.
 
     Raises:
@@ -62,27 +63,30 @@ class DPOModule(SFTModule):
                     setattr(part, name, 0.0)
         return model
 
-    def step(self, batch: Batch) -> dict[str, Tensor]:
+    def measure(self, batch: Batch) -> dict[str, Mean]:
         """Compare policy and reference on both answers.
 
         Args:
-            batch: see :meth:`pair_log_probs`, and the reference's ``ref_chosen_logps`` and ``ref_rejected_logps``,
-                ``(B,)``, in nats.
+            batch: see :meth:`pair_log_probs`; the reference's ``ref_chosen_logps`` and ``ref_rejected_logps``,
+                ``(B,)``, in nats, single precision seen as integers; and ``counted``, ``(B,)``, 1 for pairs that are
+                scored.
 
         Returns:
-            What :func:`~models.functional.dpo_loss` does; its ``loss`` is here ``dpo_loss``, and ``loss`` the sum
-            with the weighted ``sft_loss``.
+            What :func:`~models.functional.dpo_loss` does, its ``loss`` as ``dpo_loss``, and ``sft_loss``.
         """
         chosen, rejected = self.pair_log_probs(batch)
-        metrics = dpo_loss(chosen, rejected, batch["ref_chosen_logps"], batch["ref_rejected_logps"], self.beta)
-        preference = metrics["loss"]
-        supervised = -chosen.sum() / batch["chosen_mask"].sum()
+        reference = [batch[f"ref_{role}_logps"].view(torch.float32) for role in ("chosen", "rejected")]
+        values = dpo_loss(chosen, rejected, reference[0], reference[1], self.beta)
+        counted = batch["counted"]
         return {
-            **metrics,
-            "loss": preference + self.sft_weight * supervised,
-            "dpo_loss": preference.detach(),
-            "sft_loss": supervised.detach(),
+            "dpo_loss": Mean.over(values.pop("loss"), counted),
+            "sft_loss": Mean(-(chosen * counted).sum(), (batch["chosen_mask"].sum(1) * counted).sum(), "tokens"),
+            **{name: Mean.over(value, counted) for name, value in values.items()},
         }
+
+    def objective(self, means: dict[str, Tensor]) -> Tensor:
+        """Sum of ``dpo_loss`` and the weighted ``sft_loss``."""
+        return means["dpo_loss"] + self.sft_weight * means["sft_loss"]
 
     def pair_log_probs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities of chosen and rejected answers, each ``(B,)``, in nats.
@@ -96,7 +100,7 @@ class DPOModule(SFTModule):
             ValueError: if the row is longer than the network's attention window.
         """
         assert self.model is not None
-        window = getattr(self.model.config, "sliding_window", None)
+        window = getattr(self.model.config.get_text_config(decoder=True), "sliding_window", None)
         length = batch["input_ids"].shape[1]
         if window is not None and length > window:
             raise ValueError(

@@ -101,15 +101,15 @@ def dpo_loss(
         beta: strength of the pull towards the reference.
 
     Returns:
-        Scalars under TRL's names: ``loss``, ``rewards/chosen``, ``rewards/rejected``, ``rewards/margins`` and
-        ``rewards/accuracies``.
+        For each pair, ``(B,)``, under TRL's names: ``loss``, ``rewards/chosen``, ``rewards/rejected``,
+        ``rewards/margins`` and ``rewards/accuracies``.
     """
     reward_chosen, reward_rejected = beta * (chosen - reference_chosen), beta * (rejected - reference_rejected)
     margins = reward_chosen - reward_rejected
     return {
-        "loss": -F.logsigmoid(margins).mean(),
-        "rewards/chosen": reward_chosen.detach().mean(),
-        "rewards/rejected": reward_rejected.detach().mean(),
-        "rewards/margins": margins.detach().mean(),
-        "rewards/accuracies": (margins.detach() > 0).float().mean(),
+        "loss": -F.logsigmoid(margins),
+        "rewards/chosen": reward_chosen.detach(),
+        "rewards/rejected": reward_rejected.detach(),
+        "rewards/margins": margins.detach(),
+        "rewards/accuracies": (margins.detach() > 0).float(),
     }

@@ -1,8 +1,11 @@
 """The LoRA knobs this project tunes."""
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 from peft import LoraConfig, TaskType
+from peft.tuners.tuners_utils import check_target_module_exists
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -30,3 +33,23 @@ class LoRA:
             lora_dropout=self.dropout,
             target_modules=self.target_modules,
         )
+
+
+def require_untied(model: nn.Module, config: LoraConfig) -> None:
+    """Refuse adapters on a layer that shares its weights with another.
+
+    Adapters change one of the two layers; folded into the weights, they would change both.
+
+    Raises:
+        ValueError: naming the layers.
+    """
+    layers = defaultdict(list)
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        layers[weight].append(name.rpartition(".")[0])
+    for names in layers.values():
+        adapted = [name for name in names if check_target_module_exists(config, name)]
+        if len(names) > 1 and adapted:
+            raise ValueError(
+                f"lora.target_modules takes in {' and '.join(adapted)}, but {' and '.join(names)} are tied: they share "
+                "their weights, so that an adapter of one can't be folded into them; leave it out."
+            )

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from diffusers import DiffusionPipeline, LattePipeline
 from torch import Tensor
 
-from models.base import Batch, TrainingModule
+from models.base import Batch, Mean, TrainingModule
 
 
 class VideoDiffusionModule(TrainingModule):
@@ -50,7 +50,7 @@ class VideoDiffusionModule(TrainingModule):
         empty = self.pipeline.tokenizer("", return_tensors="pt").input_ids
         self.register_buffer("empty_ids", empty, persistent=False)
 
-    def step(self, batch: Batch) -> dict[str, Tensor]:
+    def measure(self, batch: Batch) -> dict[str, Mean]:
         """Predict v for ``batch["video"]`` ``(B, F, C, H, W)`` under its caption ``batch["input_ids"]`` ``(B, T)``."""
         assert self.pipeline is not None
         latents = self._encode(batch)
@@ -65,7 +65,8 @@ class VideoDiffusionModule(TrainingModule):
             encoder_hidden_states=embeddings,
             encoder_attention_mask=mask,
         ).sample.chunk(2, dim=1)[0]  # the pipeline drops the second half, a variance it does not use
-        return {"loss": F.mse_loss(predicted, alpha * noise - sigma * latents)}
+        number = torch.tensor(len(latents), device=latents.device)
+        return {"loss": Mean(F.mse_loss(predicted, alpha * noise - sigma * latents) * number, number)}
 
     def _encode(self, batch: Batch) -> Tensor:
         """Scaled latents ``(B, C, F, H, W)``; a clip is encoded the first time it is seen."""
@@ -103,9 +104,11 @@ class VideoDiffusionModule(TrainingModule):
         assert self.pipeline is not None
         return int(self.pipeline.tokenizer.pad_token_id)
 
-    def export(self, output_dir: Path, merge: bool) -> None:
+    def export(self, output_dir: Path, merge: bool, dtype: torch.dtype | None) -> None:
         """Write the pipeline directory; ``merge`` changes nothing here."""
         assert self.pipeline is not None
         self.transformer.eval()
         self.text_encoder.eval()
+        if dtype is not None:
+            self.pipeline.to(dtype)
         DiffusionPipeline.save_pretrained(self.pipeline, output_dir)

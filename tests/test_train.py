@@ -252,8 +252,8 @@ def test_an_export_that_answers_otherwise_is_refused(
 
     export = models.LoRAModule.export
 
-    def spoiled(self: models.LoRAModule, directory: Path, merge: bool) -> None:
-        export(self, directory, merge)
+    def spoiled(self: models.LoRAModule, directory: Path, merge: bool, dtype: torch.dtype | None) -> None:
+        export(self, directory, merge, dtype)
         written = AutoModelForCausalLM.from_pretrained(directory)
         torch.nn.init.normal_(written.model.embed_tokens.weight)
         written.save_pretrained(directory)
@@ -302,7 +302,7 @@ def test_a_half_written_checkpoint_is_refused_before_anything_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole, half = tmp_path / "whole.ckpt", tmp_path / "half.ckpt"
-    torch.save({"state_dict": {"weight": torch.zeros(1000)}}, whole)
+    torch.save({"state_dict": {"weight": torch.zeros(1000)}, "global_step": 1, "callbacks": {}}, whole)
     half.write_bytes(whole.read_bytes()[: int(kept * whole.stat().st_size)])
     monkeypatch.setattr(models.sft.SFTModule, "__init__", None)  # not even built
     output = [f"--output_dir={tmp_path / 'hf'}"] if verb == "export" else []
@@ -371,6 +371,34 @@ def test_an_offline_run_holds_metrics_config_and_rewrites(
         "Rewrite as a caption: a red ball rolls",
         "Rewrite as a caption: a blue box rolls",
     ]
+
+
+@pytest.mark.filterwarnings("ignore:.*resume.* will be ignored")
+def test_a_resumed_training_continues_its_wandb_run(
+    sft_config: ConfigWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("WANDB_") and name != "WANDB_SILENT"]:
+        monkeypatch.delenv(name)
+    config = sft_config("run")
+    text = config.read_text().replace("  logger:\n    class_path: lightning.pytorch.loggers.CSVLogger\n", "")
+    config.write_text(text)
+    last = tmp_path / "run/checkpoints/last.ckpt"
+
+    def run_id(*arguments: str) -> str:
+        cli = main(["fit", f"--config={config}", *arguments])
+        run_id = str(cli.trainer.logger.experiment.id)
+        cli.trainer.logger.experiment.finish()
+        return run_id
+
+    first = run_id()
+    assert (last.parent / "wandb_id.txt").read_text().strip() == first
+    assert run_id(f"--ckpt_path={last}", "--trainer.max_steps=7") == first
+    assert run_id(f"--ckpt_path={last}", "--trainer.max_steps=9") == first
+    elsewhere = [f"--ckpt_path={last}", "--trainer.max_steps=11", f"--trainer.default_root_dir={tmp_path / 'other'}"]
+    anew = run_id("--trainer.logger.init_args.name=anew")
+    assert len({first, run_id(*elsewhere), anew}) == 3  # another folder, or another start, is another run
+    names = [path.name for path in (tmp_path / "run/wandb").glob("offline-run-*")]
+    assert sum(name.endswith(first) for name in names) == 3
 
 
 def test_sampling_rewrites_needs_a_run_that_writes_them() -> None:

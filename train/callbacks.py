@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import random
+import secrets
 import shutil
 import subprocess
 from importlib.metadata import version
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from pydantic import with_config
@@ -178,6 +179,37 @@ class LastCheckpoint(Checkpoint):
         trainer.save_checkpoint(self.path)
 
 
+class ResumedRun(Callback):
+    """Let a resumed training continue its W&B run, whose id is kept beside the checkpoints as ``wandb_id.txt``.
+
+    A training that starts anew in the same folder is a new run.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Read or write the id, before the run begins."""
+        checkpoints = [c.path for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)]
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        if stage != "fit" or not checkpoints or not loggers or not trainer.is_global_zero:
+            return
+        logger, kept = loggers[0], checkpoints[0].with_name("wandb_id.txt")
+        if trainer.ckpt_path is not None and kept.is_file():
+            logger._wandb_init |= {"id": kept.read_text().strip(), "resume": "allow"}
+            return
+        run_id = logger._wandb_init["id"] or secrets.token_hex(4)
+        logger._wandb_init["id"] = run_id
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(f"{run_id}\n")
+
+
+class LearningRates(LearningRateMonitor):
+    """The learning rate of every step, for runs that log."""
+
+    def on_train_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Begin; without a logger there is nothing to do, which its base class refuses."""
+        if trainer.loggers:
+            super().on_train_start(trainer, *args, **kwargs)
+
+
 class ValidationScores(Callback):
     """Keep the scores of the latest validation, which checkpoints carry to the model card."""
 
@@ -285,13 +317,13 @@ class SampleRewrites(Callback):
             torch.tensor(example["input_ids"][: example["completion_mask"].index(1)], device=module.device)
             for example in examples
         ]
-        pad = data.tokenizer.pad_token_id
+        pad = data.pad_id
         ids = pad_sequence(prompts, batch_first=True, padding_value=pad, padding_side="left")
         mask = pad_sequence([torch.ones_like(row) for row in prompts], batch_first=True, padding_side="left")
         # What is left unsaid, the base's own settings say: many sample, and punish words that came before.
         greedy = GenerationConfig(
             max_new_tokens=self.max_new_tokens,
-            eos_token_id=data.tokenizer.eos_token_id,
+            eos_token_id=sorted(data.end_ids),
             pad_token_id=pad,
             do_sample=False,
             num_beams=1,

@@ -74,6 +74,14 @@ def adapted(template: str) -> str:
     return template if template.startswith(adapter) else adapter + template
 
 
+def set_chat_template(directory: Path, template: str | dict[str, str]) -> None:
+    """Give an exported tokenizer the chat template that was trained, where that is not its base's."""
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    if tokenizer.chat_template != template:
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(directory)
+
+
 def adapt_chat_template(directory: Path) -> None:
     """Let the rewriter in a directory answer programs that send a system prompt and the user's bare prompt.
 

@@ -3,7 +3,7 @@
 import pickle
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jsonargparse import get_loader, set_loader
@@ -11,6 +11,7 @@ from lightning import pytorch as pl
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pydantic import ConfigDict, with_config
+from safetensors import SafetensorError
 from typing_extensions import TypedDict
 from yaml import YAMLError
 
@@ -19,10 +20,11 @@ from data_modules.config_tree import load_tree
 from data_modules.exports import replaced, require_replaceable
 from data_modules.schema import check
 from models import LoRAModule, TrainingModule
+from models.compatibility import write_for_older_readers
 from train import hub
-from train.callbacks import BestCheckpoint, LastCheckpoint, LogConfig, RandomState, ValidationScores
+from train.callbacks import BestCheckpoint, LastCheckpoint, LogConfig, RandomState, ResumedRun, ValidationScores
 from train.cards import ModelCard
-from train.chat_template import adapt_chat_template
+from train.chat_template import adapt_chat_template, set_chat_template
 from train.progress import RunProgress
 from train.quiet import is_verbose, silence_loggers
 
@@ -39,6 +41,7 @@ class Trainer(pl.Trainer):
         output_dir: Path,
         ckpt_path: Path | None = None,
         merge: bool = True,
+        dtype: Literal["float32", "bfloat16", "float16"] | None = None,
         evaluation: Path | None = None,
         rewrites: Path | None = None,
         push_to_hub: str | None = None,
@@ -51,6 +54,7 @@ class Trainer(pl.Trainer):
             output_dir: new directory, or one that an export wrote, which is replaced.
             ckpt_path: Lightning checkpoint; ``None`` exports the initial weights.
             merge: fold the adapters into the base weights; otherwise write the adapters alone.
+            dtype: precision of the weights; ``None`` keeps that of the model that was trained on.
             evaluation: ``summary.json`` of an evaluation, for the model card.
             rewrites: what ``collect rewrite --format jsonl`` wrote with this rewriter, for the card's gate pass rate.
             push_to_hub: repository of the Hugging Face Hub to upload the directory to, as ``owner/name``.
@@ -58,6 +62,7 @@ class Trainer(pl.Trainer):
 
         Raises:
             FileNotFoundError: if the training records, the evaluation or the rewrites are missing.
+            OSError: if the directory can't be written.
             ValueError: if the directory holds anything that no export wrote; if the checkpoint is another module's, was
                 trained on other records, or can't be pushed; or if what was written is not what was trained.
         """
@@ -68,6 +73,7 @@ class Trainer(pl.Trainer):
         checkpoint = None if ckpt_path is None else load_checkpoint(ckpt_path)
         card = None
         if isinstance(model, LoRAModule) and isinstance(datamodule, JSONLDataModule):
+            chat_template = datamodule.load_tokenizer().chat_template
             card = ModelCard(model, datamodule, merge, checkpoint, evaluation, rewrites)
         elif evaluation is not None or rewrites is not None:
             raise ValueError("evaluation and rewrites go into a model card, which only exports of text models have.")
@@ -78,10 +84,15 @@ class Trainer(pl.Trainer):
             model.on_load_checkpoint(checkpoint)
             model.load_state_dict(checkpoint["state_dict"], strict=model.strict_loading)
         with replaced(output_dir) as directory:
-            model.export(directory, merge)
+            try:
+                model.export(directory, merge, None if dtype is None else getattr(torch, dtype))
+            except SafetensorError as error:  # which is no OSError
+                raise OSError(f"{output_dir} can't be written ({error}); name another output_dir.") from error
             if card is not None:
+                set_chat_template(directory, chat_template)
                 if card.asked_for_captions:
                     adapt_chat_template(directory)
+                write_for_older_readers(directory)
                 card.write(directory, push_to_hub or str(output_dir))
         if push_to_hub is not None:
             hub.push(output_dir, push_to_hub, f"{type(model).__name__}, {ckpt_path or 'initial weights'}")
@@ -121,8 +132,13 @@ class CLI(LightningCLI):
         parser.link_arguments("trainer.default_root_dir", "resume.dirpath", compute_fn=_checkpoints_of)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Show a run's progress in steps, in place of Lightning's bar of epochs and its summary of the network."""
+        """Show a run's progress in steps, in place of Lightning's bar of epochs and its summary of the network.
+
+        Without checkpointing there are no callbacks that write checkpoints either.
+        """
         asked = self.config[self.subcommand]["trainer"]
+        if asked["enable_checkpointing"] is False:
+            self._parser(self.subcommand).callback_keys.clear()
         if asked["enable_progress_bar"] is not False and not is_verbose():
             self.trainer_defaults["callbacks"].append(RunProgress())
             kwargs["enable_progress_bar"] = False
@@ -182,7 +198,7 @@ def main(args: ArgsType = None) -> CLI:
         subclass_mode_model=True,
         subclass_mode_data=True,
         trainer_class=Trainer,
-        trainer_defaults={"callbacks": [RandomState(), ValidationScores()]},
+        trainer_defaults={"callbacks": [ResumedRun(), RandomState(), ValidationScores()]},
         save_config_callback=LogConfig,
         save_config_kwargs={"overwrite": True},
         auto_configure_optimizers=False,

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from data_modules.files import require_whole_files
 from data_modules.template_check import check_template
 
 logger = logging.getLogger(__name__)
@@ -32,10 +34,11 @@ class ResidentModel:
 
     Raises:
         FileNotFoundError: if there is no such model.
-        ValueError: if the tokenizer has no chat template, or one that fails.
+        ValueError: if one of its files is not whole, or the tokenizer has no chat template, or one that fails.
     """
 
     def __init__(self, pretrained: str, device: str, dtype: str) -> None:
+        require_whole_files(pretrained)
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(pretrained, padding_side="left")
             self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(pretrained, dtype=getattr(torch, dtype))
@@ -68,8 +71,9 @@ class ResidentModel:
 
         Raises:
             FileNotFoundError: if there is no adapter.
-            ValueError: if it does not fit this model.
+            ValueError: if one of its files is not whole, or it does not fit this model.
         """
+        require_whole_files(adapter)
         try:
             config = PeftConfig.from_pretrained(adapter)
         except (OSError, ValueError) as error:
@@ -94,6 +98,11 @@ class ResidentModel:
             raise ValueError(f"the adapter {adapter} does not fit the model {self.pretrained}: {error}") from error
         self._adapted.eval()
         return name
+
+    @property
+    def context_length(self) -> float:
+        """Most tokens that the model was made for; infinite where positions have no end, as in Bloom."""
+        return float(getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", math.inf))
 
     @contextmanager
     def using(self, name: str | None) -> Iterator[PreTrainedModel | PeftModelForCausalLM]:

@@ -88,7 +88,7 @@ class TransformersLM:
         begun = begun_in(texts[0]) if texts else ""
         answers = self._answer(ids, seeds, self.max_new_tokens, begun)
         num_more = 2 * self.max_new_tokens
-        context = self.resident.model.config.max_position_embeddings
+        context = self.resident.context_length
         cut = [
             row
             for row, answer in enumerate(answers)
@@ -142,12 +142,12 @@ class TransformersLM:
     def _tokenise(self, texts: Sequence[str], num_new: int) -> list[list[int]]:
         """Token ids of each text, which leave room for so many new ones."""
         ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False).input_ids if texts else []
-        context = self.resident.model.config.max_position_embeddings
+        context = self.resident.context_length
         for text, tokens in zip(texts, ids, strict=True):
             if len(tokens) + num_new > context:
                 raise ValueError(
                     f"a conversation of {len(tokens)} tokens and an answer of {num_new} exceed the "
-                    f"language model's context of {context}; shorten the prompt in {text[:400]!r}..., or lower "
+                    f"language model's context of {context:g}; shorten the prompt in {text[:400]!r}..., or lower "
                     "max_new_tokens"
                 )
         return ids

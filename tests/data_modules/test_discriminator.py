@@ -95,6 +95,6 @@ def test_a_file_of_other_records_is_refused(tiny_lm: Path, rewrites: Path) -> No
 
 def test_batches_are_tensors_of_one_length(tiny_lm: Path, tmp_path: Path) -> None:
     data = loaded(tiny_lm, tmp_path, [choice(), choice(second=SECOND * 2)])
-    batch = next(iter(data.train_dataloader()))
+    batch = next(iter(data.val_dataloader()))
     assert {name: tuple(value.shape[:1]) for name, value in batch.items()} == dict.fromkeys(batch, (2,))
     assert all(value.dtype == torch.int64 for value in batch.values())

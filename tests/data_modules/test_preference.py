@@ -72,8 +72,10 @@ def test_the_reference_is_asked_once_and_kept_with_the_data(tiny_lm: Path, root:
     first = FakePolicy()
     data = module(tiny_lm, root, first)
     (batch, *_) = data.val_dataloader()
-    torch.testing.assert_close(batch["ref_chosen_logps"], -batch["chosen_mask"].sum(1).float())
-    torch.testing.assert_close(batch["ref_rejected_logps"], -batch["rejected_mask"].sum(1).float())
+    for role in ("chosen", "rejected"):
+        torch.testing.assert_close(
+            batch[f"ref_{role}_logps"].view(torch.float32), -batch[f"{role}_mask"].sum(1).float()
+        )
     data.train_dataloader()
     data.train_dataloader()
     assert first.asked == len(data.examples["train"]) + len(data.examples["val"])

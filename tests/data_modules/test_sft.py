@@ -116,7 +116,6 @@ def test_an_empty_answer_is_refused(tiny_lm: Path, tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"chat_template": None}, "has no chat template"),
-        ({"pad_token": None}, "has no padding token"),
         ({"eos_token": "<|endoftext|>"}, "does not end an answer with its end token"),
         (
             {"chat_template": "{{ messages | length }}{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}"},

@@ -39,7 +39,7 @@ def data(tiny_lm: Path, preferences: Path) -> PreferenceDataModule:
 
 def with_reference(trained: DPOModule, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     chosen, rejected = trained.reference_log_probs(batch)
-    return {**batch, "ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
+    return {**batch, "ref_chosen_logps": chosen.view(torch.int32), "ref_rejected_logps": rejected.view(torch.int32)}
 
 
 def plain(trained: DPOModule, data: PreferenceDataModule, role: str, split: str = "train") -> torch.Tensor:

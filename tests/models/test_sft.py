@@ -173,19 +173,37 @@ def test_the_network_starts_in_train_mode(tiny_lm: Path) -> None:
     assert all(part.training for part in module(tiny_lm, LoRA(r=2)).modules())
 
 
+# Of one prompt token and two that were written: the first two of these rows say what is written.
+TRAINED = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+
+
 @pytest.mark.parametrize(
-    ("logits", "text", "message"),
+    ("logits", "text", "dtype", "message"),
     [
-        (torch.zeros(2, 3), [1, 2], None),
-        (torch.full((2, 3), 0.5), [1, 2], "logits that differ by 0.5"),
-        (torch.full((2, 3), float("nan")), [1, 2], "logits that differ by nan"),
-        (torch.zeros(2, 3), [1, 3], r"answers \[1, 3\] and the trained network \[1, 2\]"),
+        (TRAINED, [1, 2], torch.float32, None),
+        (TRAINED + 0.5, [1, 2], torch.float32, "logits that differ by 0.5"),
+        (TRAINED + 0.05, [1, 2], torch.bfloat16, None),
+        (TRAINED + 0.05, [1, 2], torch.float16, "logits that differ by 0.05"),
+        (TRAINED + 0.5, [1, 2], torch.bfloat16, "logits that differ by 0.5"),
+        (torch.full((2, 3), float("nan")), [1, 2], torch.bfloat16, "logits that differ by nan"),
+        (TRAINED, [1, 0], torch.bfloat16, r"answers \[1, 0\] and the trained network \[1, 2\]"),
+        (TRAINED[:1], [0], torch.float32, r"answers \[0\] and the trained network \[1, 2\]"),
     ],
 )
-def test_an_export_must_answer_equally(logits: torch.Tensor, text: list[int], message: str | None) -> None:
-    expected = torch.zeros(2, 3), [1, 2]
+def test_an_export_must_answer_equally(
+    logits: torch.Tensor, text: list[int], dtype: torch.dtype, message: str | None
+) -> None:
+    expected = TRAINED, [1, 2]
     if message is None:
-        require_equal_answers([expected], [(logits, text)], Path("hf"))
+        require_equal_answers([expected], [(logits, text)], Path("hf"), dtype)
         return
     with pytest.raises(ValueError, match=message):
-        require_equal_answers([expected, expected], [expected, (logits, text)], Path("hf"))
+        require_equal_answers([expected, expected], [expected, (logits, text)], Path("hf"), dtype)
+
+
+def test_texts_may_part_where_two_tokens_are_as_likely() -> None:
+    even = torch.tensor([[0.0, 1.0, 1.0], [0.0, 0.0, 1.0]])
+    other = torch.tensor([[0.0, 1.0, 1.01], [9.0, 0.0, 0.0]])
+    require_equal_answers([(even, [1, 2])], [(other, [2, 0])], Path("hf"), torch.bfloat16)
+    with pytest.raises(ValueError, match=r"logits that differ by 0.01"):
+        require_equal_answers([(even, [1, 2])], [(other, [2, 0])], Path("hf"), torch.float32)
