@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import random
-import secrets
 import shutil
 import subprocess
 from importlib.metadata import version
@@ -177,28 +176,6 @@ class LastCheckpoint(Checkpoint):
             return
         self._saved = trainer.global_step
         trainer.save_checkpoint(self.path)
-
-
-class ResumedRun(Callback):
-    """Let a resumed training continue its W&B run, whose id is kept beside the checkpoints as ``wandb_id.txt``.
-
-    A training that starts anew in the same folder is a new run.
-    """
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Read or write the id, before the run begins."""
-        checkpoints = [c.path for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)]
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
-        if stage != "fit" or not checkpoints or not loggers or not trainer.is_global_zero:
-            return
-        logger, kept = loggers[0], checkpoints[0].with_name("wandb_id.txt")
-        if trainer.ckpt_path is not None and kept.is_file():
-            logger._wandb_init |= {"id": kept.read_text().strip(), "resume": "allow"}
-            return
-        run_id = logger._wandb_init["id"] or secrets.token_hex(4)
-        logger._wandb_init["id"] = run_id
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(f"{run_id}\n")
 
 
 class LearningRates(LearningRateMonitor):

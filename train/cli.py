@@ -22,11 +22,12 @@ from data_modules.schema import check
 from models import LoRAModule, TrainingModule
 from models.compatibility import write_for_older_readers
 from train import hub
-from train.callbacks import BestCheckpoint, LastCheckpoint, LogConfig, RandomState, ResumedRun, ValidationScores
+from train.callbacks import BestCheckpoint, LastCheckpoint, LogConfig, RandomState, ValidationScores
 from train.cards import ModelCard
 from train.chat_template import adapt_chat_template, set_chat_template
 from train.progress import RunProgress
 from train.quiet import is_verbose, silence_loggers
+from train.resumed_run import keep_run_id
 
 YAML = get_loader("yaml")
 DEFAULTS = Path(__file__).parents[1] / "configs" / "defaults.yaml"
@@ -148,6 +149,10 @@ class CLI(LightningCLI):
         silence_loggers(trainer.loggers)
         return trainer
 
+    def before_fit(self) -> None:
+        """Name the W&B run before anything is logged."""
+        keep_run_id(self.trainer, resumed=self.config["fit"]["ckpt_path"] is not None)
+
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and refuse a checkpoint that cannot be read before anything else is loaded."""
         super().parse_arguments(parser, args)
@@ -198,7 +203,7 @@ def main(args: ArgsType = None) -> CLI:
         subclass_mode_model=True,
         subclass_mode_data=True,
         trainer_class=Trainer,
-        trainer_defaults={"callbacks": [ResumedRun(), RandomState(), ValidationScores()]},
+        trainer_defaults={"callbacks": [RandomState(), ValidationScores()]},
         save_config_callback=LogConfig,
         save_config_kwargs={"overwrite": True},
         auto_configure_optimizers=False,
