@@ -373,7 +373,7 @@ def test_an_offline_run_holds_metrics_config_and_rewrites(
     ]
 
 
-@pytest.mark.filterwarnings("ignore:.*resume.* will be ignored")
+@pytest.mark.filterwarnings("ignore:.*resume.* will be ignored", "ignore:The dirpath has changed")
 def test_a_resumed_training_continues_its_wandb_run(
     sft_config: ConfigWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
