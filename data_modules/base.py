@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from data_modules.chat_template import direct_template
-from data_modules.conversation import marks_of, render
+from data_modules.conversation import render, special_tokens_of
 from data_modules.files import require_whole_files
 from data_modules.loader import Examples, OrderedShare, ResumableLoader
 from data_modules.progress import Progress
@@ -95,7 +95,7 @@ class JSONLDataModule(LightningDataModule, ABC):
         """
         self._require_files(stage)
         self.tokenizer = self.load_tokenizer()
-        self._marks = marks_of(self.tokenizer)
+        self._special_tokens = special_tokens_of(self.tokenizer)
         for split in SPLITS[stage]:
             if split not in self.examples:
                 self._read(split)
@@ -134,7 +134,7 @@ class JSONLDataModule(LightningDataModule, ABC):
 
     def render(self, messages: Messages, *, add_generation_prompt: bool = True) -> str:
         """Text of a conversation, as it is rendered at inference; see :func:`~data_modules.conversation.render`."""
-        return render(self.tokenizer, messages, self._marks, add_generation_prompt=add_generation_prompt)
+        return render(self.tokenizer, messages, self._special_tokens, add_generation_prompt=add_generation_prompt)
 
     def num_tokens(self, example: Example) -> int:
         """How many tokens of an example are learned; one where an example is one answer."""

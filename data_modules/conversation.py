@@ -26,10 +26,10 @@ def render(
     Args:
         tokenizer: whose chat template is used.
         messages: the conversation.
-        marks: of that tokenizer, see :func:`marks_of`.
+        marks: of that tokenizer, see :func:`special_tokens_of`.
         add_generation_prompt: end where an answer begins.
     """
-    turns = [harmless(message, marks) for message in messages]
+    turns = [escape_special_tokens(message, marks) for message in messages]
     return apply_template(tokenizer, turns, add_generation_prompt=add_generation_prompt)
 
 
@@ -52,13 +52,13 @@ def apply_template(
     return str(tokenizer.apply_chat_template(list(messages), **settings))
 
 
-def marks_of(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+def special_tokens_of(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
     """Match every special token of a tokenizer."""
     specials = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     return re.compile("|".join(map(re.escape, sorted(specials, key=len, reverse=True))) or "(?!)")
 
 
-def harmless(message: Message, marks: re.Pattern[str] = CONTROL) -> Message:
+def escape_special_tokens(message: Message, marks: re.Pattern[str] = CONTROL) -> Message:
     """A message in which nothing can be read as a mark between turns: such marks are split by a blank."""
 
     def split(match: re.Match[str]) -> str:

@@ -135,10 +135,10 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(Checkpoint):
-    """``last.ckpt``, from which a killed run goes on exactly, saved now and then and where training ends.
+    """``last.ckpt``, from which a killed run resumes exactly, saved now and then and where training ends.
 
     The end is the last of ``max_steps`` or of ``max_epochs``; a run that ends earlier, by early stopping, stops in the
-    same place again when it goes on.
+    same place again when it resumes.
 
     Args:
         dirpath: folder to save in.
@@ -156,7 +156,7 @@ class LastCheckpoint(Checkpoint):
         self._saved = 0  # step; batches whose gradients only accumulate do not change it
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the step that a run goes on from as saved."""
+        """Take the step that a run resumes from as saved."""
         self._saved = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
@@ -206,7 +206,7 @@ class ValidationScores(Callback):
         return {"step": self.step, "scores": self.scores}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint's."""
+        """Resume from a checkpoint's."""
         self.step, self.scores = state_dict["step"], state_dict["scores"]
 
 

@@ -12,7 +12,7 @@ from collect.backends.endpoint import Endpoint, EndpointError, json_form
 from collect.backends.generation import cut_after
 from collect.backends.sampling import seeds_for
 from collect.protocols import Answer
-from data_modules.conversation import harmless
+from data_modules.conversation import escape_special_tokens
 from data_modules.progress import Progress
 from data_modules.records import Messages
 
@@ -100,7 +100,7 @@ class OpenAILM:
         return list(self._complete(conversations, seed, response_format=json_form(schema)))
 
     def _complete(self, conversations: Sequence[Messages], seed: int, **request: Any) -> list[Answer]:
-        turns = [[harmless(message) for message in messages] for messages in conversations]
+        turns = [[escape_special_tokens(message) for message in messages] for messages in conversations]
         seeds = seeds_for([json.dumps(messages) for messages in turns], seed)
         with self.endpoint.connected() as client, ThreadPoolExecutor(self.num_concurrent) as pool:
             futures = [

@@ -16,7 +16,7 @@ from collect.backends.reasoning import begun_in
 from collect.backends.resident import ResidentModel
 from collect.backends.sampling import GumbelNoise, seeds_for
 from collect.protocols import Answer
-from data_modules.conversation import marks_of, render
+from data_modules.conversation import render, special_tokens_of
 from data_modules.progress import Progress
 from data_modules.records import Messages
 
@@ -70,7 +70,7 @@ class TransformersLM:
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
-        self._marks = marks_of(self.tokenizer)
+        self._special_tokens = special_tokens_of(self.tokenizer)
 
     def complete(self, conversations: Sequence[Messages], *, seed: int) -> list[str]:
         """Answer each conversation.
@@ -137,7 +137,7 @@ class TransformersLM:
         return firsts
 
     def _render(self, messages: Messages) -> str:
-        return render(self.tokenizer, messages, self._marks)
+        return render(self.tokenizer, messages, self._special_tokens)
 
     def _tokenise(self, texts: Sequence[str], num_new: int) -> list[list[int]]:
         """Token ids of each text, which leave room for so many new ones."""

@@ -56,7 +56,7 @@ def evaluate(
     A search adds two methods of equal cost, prompt by prompt. The answer of ``sspo`` is a text, the search's champion.
     The answer of ``best_of_n`` is a video: the raw prompt is rendered with as many seeds as ``sspo`` makes videos, the
     search's verifiers choose one of them, and the judge's score of that one counts.
-    A killed evaluation goes on where it stopped when it is started again.
+    A killed evaluation resumes where it stopped when it is started again.
 
     Args:
         prompts: held-out prompts; see collect run for the kinds of file.
@@ -76,7 +76,7 @@ def evaluate(
         limit: evaluate only so many prompts, from the start of the file.
         videos: folder of the videos, which may be the search's, so that neither renders what the other did; by default
             ``videos`` in the output folder.
-        backends: what judge and verifiers are, as JSON, so that a change is noticed when the folder is gone on with;
+        backends: what judge and verifiers are, as JSON, so that a change is noticed when a run in it is resumed;
             the command line fills it in.
         logger: a W&B run to log to.
     """

@@ -83,7 +83,7 @@ def labels(
 ) -> None:
     """Render what several rewriters make of each prompt, and write down which of every two is better.
 
-    A killed run goes on where it stopped when it is started again. Videos are kept by their content: with another
+    A killed run resumes where it stopped when it is started again. Videos are kept by their content: with another
     ``min_gap``, more prompts or further candidates, only what is new is rendered.
 
     Args:
@@ -269,7 +269,7 @@ def count(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 
 def table(pairs: Sequence[Pair]) -> tuple[list[str], list[list[tracking.Cell]]]:
-    """List the first pairs, with what became of them."""
+    """List the first pairs, with their outcomes."""
     columns = ["split", "prompt", "first", "second", "first_score", "second_score", "outcome"]
     rows: list[list[tracking.Cell]] = []
     for pair in pairs[:NUM_PAIRS_LOGGED]:
@@ -279,7 +279,7 @@ def table(pairs: Sequence[Pair]) -> tuple[list[str], list[list[tracking.Cell]]]:
 
 
 def show(funnel: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print what became of the pairs of each split."""
+    """Print the outcomes of the pairs of each split."""
     shown = Table("split", *(step.replace("_", " ") for step in FUNNEL), "won by", title="pairs of rewrites")
     for name, counts in funnel.items():
         wins = ", ".join(f"{kind} {number}" for kind, number in counts["wins"].items())

@@ -12,7 +12,7 @@ from collect import tracking
 from collect.console import PlainConsole
 from collect.examples.preference import DEFAULT_RULE, Group, Judged, Pair, PairRule, groups_of, text_pairs, video_pairs
 from collect.intent.gate import IntentGate
-from collect.intent.problems import stammers
+from collect.intent.problems import doubles_a_word
 from collect.protocols import LanguageModel
 from collect.search.sspo import Trajectory
 from collect.search.trajectories import read_seed_scores, read_trajectories
@@ -25,7 +25,7 @@ MIN_RECORDS = 2  # one to train on, one to validate with
 _ADVICE = {
     "prompts": "give collect run more prompts.",
     "rewritten": "the raw prompt won nearly every search: give collect run more rounds or a better proposer.",
-    "gated": "what was best lost the user's intent or stammers: look at what the gate refuses.",
+    "gated": "what was best lost the user's intent or doubles a word: look at what the gate refuses.",
     "improved": "the champions are no better than the raw prompts on this metric: lower min_gain or search longer.",
     "pairs": "nearly all candidates score alike: give collect run more rounds, or verifiers that tell them apart.",
     "floored": "what was best is below preference.floors: lower them or search longer.",
@@ -167,7 +167,7 @@ def best_rewrites(
     gated = [
         search
         for search, report in zip(rewritten, reports, strict=True)
-        if report.passed and not stammers(search.prompt.prompt, search.champion.text)
+        if report.passed and not doubles_a_word(search.prompt.prompt, search.champion.text)
     ]
     improved = [search for search in gated if gain(search, metric) > min_gain]
     counts = {"prompts": len(searches), "rewritten": len(rewritten), "gated": len(gated), "improved": len(improved)}

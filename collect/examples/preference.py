@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from collect.backends.answers import write
 from collect.intent.gate import IntentGate
-from collect.intent.problems import stammers
+from collect.intent.problems import doubles_a_word
 from collect.protocols import LanguageModel
 from collect.search.sspo import Trajectory
 from data_modules.records import Prompt
@@ -177,7 +177,7 @@ def video_pairs(
 
     Args:
         groups: candidates by prompt, each with the same number of seeds, at least two.
-        gate: what a chosen text must pass; nor may it stammer.
+        gate: what a chosen text must pass; nor may it double a word.
         rule: what else it takes.
         metrics: the rows of the scores.
         targets: metrics on at least one of which the chosen text must be better.
@@ -202,7 +202,7 @@ def video_pairs(
     aims = [index for index, name in enumerate(metrics) if name in targets]
     texts = list(dict.fromkeys((pair.group.prompt.prompt, pair.chosen.text) for pair in pairs))
     reports = gate.check(texts)
-    passed = {text for text, report in zip(texts, reports, strict=True) if report.passed and not stammers(*text)}
+    passed = {text for text, report in zip(texts, reports, strict=True) if report.passed and not doubles_a_word(*text)}
 
     steps = {
         "gated": [(pair.group.prompt.prompt, pair.chosen.text) in passed for pair in pairs],
@@ -276,7 +276,9 @@ def text_pairs(
         rendered = [
             text
             for text in passed.get(group.prompt.id, [])
-            if text.scores.size and rule.above_floors(text, metrics) and not stammers(group.prompt.prompt, text.text)
+            if text.scores.size
+            and rule.above_floors(text, metrics)
+            and not doubles_a_word(group.prompt.prompt, text.text)
         ]
         for worse in refused.get(group.prompt.id, []):
             even = [t for t in rendered if length_ratio(t.text, worse.text) <= rule.max_length_ratio]

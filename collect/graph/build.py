@@ -41,19 +41,19 @@ def graph(
 ) -> None:
     """Build, extend, import or open a relation graph, export it, and show the modifiers it has for some prompts.
 
-    Captions that are left out are listed in ``left_out.txt``. A build that is killed goes on where it stopped when it
+    Captions that are left out are listed in ``left_out.txt``. A build that is killed resumes where it stopped when it
     is started again; with another language model it starts afresh.
 
     Args:
         output: folder of the graph; with neither captions nor base, it is opened.
         captions: ``.csv`` with the published columns ``Input, verb_obj_word, scenario_word, place``, or ``.jsonl`` of
-            caption records or ``.txt`` with a caption a line, which the language model takes apart.
+            caption records or ``.txt`` with a caption a line, from which the language model extracts modifiers.
         prompts: ``.jsonl`` of prompt records, ``.txt`` with a prompt a line, or ``.csv``; their modifiers are written
             to ``retrieved.jsonl``, the settings they were chosen by to ``retrieval.json``.
         base: folder of a graph to start from, in this layout or the published one (GraphML and JSON lists); it may be
             the output folder. A caption that is in both counts twice.
         export: new folder to write the graph to in the published layout, or one that an export wrote.
-        language_model: takes captions apart; not needed for ``.csv``.
+        language_model: extracts modifiers from captions; not needed for ``.csv``.
         few_shot: show the language model worked examples; one trained on the template needs none.
         encoder: Sentence Transformers id or directory; by default the packaged all-MiniLM-L6-v2.
         retrieval: how modifiers are chosen.
@@ -145,7 +145,7 @@ def _build(
         built = RelationGraph.open(base, encoder)
     faults: list[str] = []
     if captions is not None:
-        found, faults = _take_apart(captions, language_model, few_shot, scratch, backends)
+        found, faults = _extract(captions, language_model, few_shot, scratch, backends)
         built = RelationGraph.build(found, built, encoder, scratch)
     assert built is not None
     built.save(output)
@@ -160,7 +160,7 @@ def _build(
     return built, faults
 
 
-def _take_apart(
+def _extract(
     path: Path,
     language_model: LanguageModel | None,
     few_shot: bool,
@@ -171,7 +171,7 @@ def _take_apart(
         return read_csv(path)
     captions = read_captions(path)
     if language_model is None:
-        raise ValueError(f"{path} holds whole captions; name a language_model that takes them apart.")
+        raise ValueError(f"{path} holds whole captions; name a language_model that extracts their modifiers.")
     return extract(captions, language_model, scratch, few_shot, backends)
 
 

@@ -19,7 +19,7 @@ def encode(phrases: Sequence[str], encoder: str | None, scratch: Path | None = N
     Args:
         phrases: texts, each once.
         encoder: Sentence Transformers id or directory.
-        scratch: folder that keeps what is embedded; a call with the same phrases goes on from there.
+        scratch: folder that keeps what is embedded; a call with the same phrases resumes from there.
     """
     model = load_encoder(encoder)
     dimension = model.get_embedding_dimension() or 0

@@ -1,4 +1,4 @@
-"""Captions taken apart: the scene of each, and the subjects, actions and atmosphere that go with it."""
+"""What captions name: the scene of each, and the subjects, actions and atmosphere that go with it."""
 
 import ast
 import json
@@ -118,7 +118,7 @@ def extract(
     Args:
         captions: in the order of the answers; one that comes twice is asked for once and counts twice.
         language_model: answers.
-        scratch: folder that keeps what was answered, so that a killed call goes on where it stopped.
+        scratch: folder that keeps what was answered, so that a killed call resumes where it stopped.
         few_shot: show the language model worked examples.
         identity: what the language model is, as JSON; another one's answers in the folder are left alone.
 
@@ -131,12 +131,12 @@ def extract(
     kept = scratch / f"modifiers-{digest}.jsonl" if scratch is not None else None
     answers = _kept(kept) if kept is not None else {}
     if answers:
-        logger.info("%d captions were taken apart before; remove %s to ask again", len(answers), kept)
+        logger.info("%d captions were answered before; remove %s to ask again", len(answers), kept)
     elif scratch is not None and (others := sorted(scratch.glob("modifiers-*.jsonl"))):
         logger.warning(
             "%s holds another language model's answers, or of other captions; all are asked again", others[0]
         )
-    for start in Progress(range(len(answers), len(different), CHUNK), desc="taking captions apart", delay=10):
+    for start in Progress(range(len(answers), len(different), CHUNK), desc="extracting modifiers", delay=10):
         asked = different[start : start + CHUNK]
         read = _ask(asked, language_model, few_shot, seed=0)
         failed = [caption for caption in asked if "fault" in read[caption.caption]]

@@ -100,7 +100,7 @@ class RelationGraph:
             captions: what each caption names; one that comes twice counts twice.
             base: graph to add to; it stays as it is.
             encoder: embeds the phrases.
-            scratch: folder that keeps embeddings as they are made, so that a killed build goes on where it stopped.
+            scratch: folder that keeps embeddings as they are made, so that a killed build resumes where it stopped.
 
         Raises:
             ValueError: if the base was made with another encoder, or there is nothing to put in.

@@ -73,7 +73,7 @@ def problems(raw: str, rewrite: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def stammers(raw: str, rewrite: str) -> bool:
+def doubles_a_word(raw: str, rewrite: str) -> bool:
     """Whether a rewrite says a word twice in a row that its prompt does not.
 
     Nothing that a user should be refused, which is why the gate lets it pass, but nothing to learn from either. None
@@ -94,7 +94,7 @@ def is_foreign(raw: str, rewrite: str) -> bool:
 
 
 def repeats_itself(words: Sequence[str]) -> bool:
-    """Whether a text stammers or says the same again."""
+    """Whether a text repeats a word or says the same again."""
     if any(len(set(words[i : i + 4])) == 1 for i in range(len(words) - 3)):
         return True
     grams = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]

@@ -57,9 +57,9 @@ class LMRewriter:
     def _ask(self, prompt: Prompt) -> Messages:
         if self.template == "refactor":
             return templates.refactor(prompt.prompt, prompt.task)
-        return templates.direct(wish(prompt))
+        return templates.direct(full_request(prompt))
 
 
-def wish(prompt: Prompt) -> str:
+def full_request(prompt: Prompt) -> str:
     """What a user asks for in one text: the prompt, and the rule the video must obey."""
     return prompt.prompt if prompt.task is None else f"{prompt.prompt} {prompt.task}"

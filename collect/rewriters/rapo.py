@@ -19,7 +19,7 @@ from collect.graph.retrieval import Retrieval, Retrieved, retrieve
 from collect.intent.gate import IntentGate, IntentReport
 from collect.protocols import Answer, Discriminator, LanguageModel, Rewriter
 from collect.rewriters.check import check
-from collect.rewriters.lm import wish
+from collect.rewriters.lm import full_request
 from data_modules import templates
 from data_modules.records import Messages, Prompt
 
@@ -30,7 +30,7 @@ Outcome = Literal["merged", "unchanged", "undone"]
 
 @dataclass(frozen=True)
 class Merge:
-    """One detail and what came of working it in.
+    """One detail and the result of merging it.
 
     Args:
         modifier: the detail.
@@ -71,7 +71,7 @@ class Rewriting:
     Args:
         prompt: what the user asked for.
         retrieved: details found in the graph, most similar to the prompt first.
-        merges: what came of each, in the same order.
+        merges: the result of each, in the same order.
         candidates: the rewrite by the graph and the refactoring model, the direct one, and those of other rewriters;
             those there are, each text once.
         origin: of the candidate that is the answer; raw where none passed the gate.
@@ -226,8 +226,8 @@ class RAPORewriter:
         elif self.merger is not None:
             columns.append(("merged", [Answer(text) for text in merged]))
         if self.direct is not None:
-            wishes = [templates.direct(wish(prompt), few_shot=self.few_shot) for prompt in prompts]
-            columns.append(("direct", write(self.direct, wishes, raws, seed=0)))
+            requests = [templates.direct(full_request(prompt), few_shot=self.few_shot) for prompt in prompts]
+            columns.append(("direct", write(self.direct, requests, raws, seed=0)))
         for name, rewriter in self.others.items():
             texts = checked_rewrites(rewriter, rewriter.rewrite(prompts), len(prompts))
             columns.append((name, [Answer(text) for text in texts]))

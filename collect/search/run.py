@@ -47,7 +47,7 @@ def run(
 ) -> None:
     """Search the best wording of every prompt by rendering and judging candidates.
 
-    A killed run goes on where it stopped when it is started again. A generator or verifier that fails, or returns what
+    A killed run resumes where it stopped when it is started again. A generator or verifier that fails, or returns what
     it should not, is tried once more; a text it still fails at is left out of the contest and counted. So is a rewriter
     or proposer; a prompt it still fails at goes without its text. Three failures in a row end the run.
 
@@ -72,7 +72,7 @@ def run(
         videos: folder of the videos, which several runs may share; by default ``videos`` in the output folder.
         workers: do the work of generator, verifiers, rewriter and proposer elsewhere; by default in this process.
         backends: what generator, verifiers, rewriter and proposer are, as JSON, so that a change is noticed when the
-            run is gone on with; the command line fills it in.
+            run is resumed; the command line fills it in.
         logger: a W&B run to log to.
     """
     console = PlainConsole()
@@ -97,7 +97,7 @@ def run(
             rewriter = RetriedRewriter(rewriter, store)
         if proposer is not None:
             proposer = RetriedProposer(proposer, store)
-        alternatives = {name: RetriedRewriter(entrant, store) for name, entrant in (alternatives or {}).items()}
+        alternatives = {name: RetriedRewriter(writer, store) for name, writer in (alternatives or {}).items()}
         check_rewriter(store, asked, rewriter)
         store.add_prompts(asked)
         texts = None if budget is None else budget // num_seeds
@@ -168,7 +168,7 @@ def search_settings(
 
 
 def check_rewriter(store: Store, prompts: Sequence[Prompt], rewriter: Rewriter | None) -> None:
-    """See that a store that is gone on with was begun with the same rewriter, on its first few prompts.
+    """See that a store that is resumed was begun with the same rewriter, on its first few prompts.
 
     Raises:
         ValueError: if the rewriter writes something else now, for instance because it was trained again.

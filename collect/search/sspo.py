@@ -180,7 +180,7 @@ def optimise(
             proposals = (
                 propose(active, proposer, number, backtrack) if number else start(active, rewriter, alternatives)
             )
-            proposals = afford(active, proposals, budget)
+            proposals = within_budget(active, proposals, budget)
             store.save_round(number, proposals)
         entries = [(search, proposal) for search in active for proposal in proposals.get(search.prompt.id, [])]
         assessments = assess([(search.prompt, proposal.text) for search, proposal in entries])
@@ -199,10 +199,10 @@ def start(
     """Enter each raw prompt, its stage-1 prompt and the alternatives to it; each text once."""
     prompts = [search.prompt for search in searches]
     proposals = {prompt.id: {prompt.prompt: Proposal(prompt.prompt, "raw")} for prompt in prompts}
-    entrants: list[tuple[Origin, Rewriter]] = [("rewriter", rewriter)] if rewriter else []
-    entrants += [("alternative", alternative) for alternative in (alternatives or {}).values()]
-    for origin, entrant in entrants:
-        for prompt, text in zip(prompts, entrant.rewrite(prompts), strict=True):
+    writers: list[tuple[Origin, Rewriter]] = [("rewriter", rewriter)] if rewriter else []
+    writers += [("alternative", alternative) for alternative in (alternatives or {}).values()]
+    for origin, writer in writers:
+        for prompt, text in zip(prompts, writer.rewrite(prompts), strict=True):
             proposals[prompt.id].setdefault(text, Proposal(text, origin))
     return {prompt_id: list(texts.values()) for prompt_id, texts in proposals.items()}
 
@@ -228,7 +228,7 @@ def propose(
     return proposals
 
 
-def afford(
+def within_budget(
     searches: Sequence[Trajectory], proposals: dict[str, list[Proposal]], budget: int | None
 ) -> dict[str, list[Proposal]]:
     """Drop the last proposals of searches that have no budget for them."""

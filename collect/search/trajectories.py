@@ -32,7 +32,7 @@ def read_trajectories(folder: Path) -> tuple[list[Trajectory], dict[str, Any]]:
     """
     with opened(folder) as (database, made):
         if not made["finished"]:
-            raise ValueError(f"{folder} is not finished; start its collect run again, it goes on where it stopped.")
+            raise ValueError(f"{folder} is not finished; start its collect run again, it resumes where it stopped.")
         trajectories = {
             row[0]: Trajectory(Prompt(*row))
             for row in database.execute("SELECT id, prompt, task FROM prompts ORDER BY position")

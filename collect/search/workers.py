@@ -149,7 +149,7 @@ class Stack:
 
     def __init__(self, backends: dict[str, Any], folder: str) -> None:
         os.chdir(folder)
-        parser = ArgumentParser(exit_on_error=False)  # Ray takes an exit for a wish, not for an error
+        parser = ArgumentParser(exit_on_error=False)  # Ray takes an exit for a request, not for an error
         for name in backends:
             parser.add_argument(f"--{name}", type=TYPES[name])
         self.made = parser.instantiate(parser.parse_object(backends))

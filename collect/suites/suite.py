@@ -44,7 +44,7 @@ def suite(
     """Take a benchmark's official prompt file through a rewriter and a generator, and read its evaluator's scores.
 
     Each part is done where its argument is given. Rewrites are for the generator alone: everything is named by the
-    benchmark's own prompts, which its evaluator compares the videos with. A killed run goes on where it stopped.
+    benchmark's own prompts, which its evaluator compares the videos with. A killed run resumes where it stopped.
 
     Args:
         benchmark: one of ``collect.suites``, with its prompt file.

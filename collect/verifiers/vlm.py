@@ -18,7 +18,7 @@ from collect.backends.reasoning import begun_in
 from collect.backends.resident import greedy_settings
 from collect.protocols import Answer
 from collect.verifiers.questions import Clip, QuestionVerifier
-from data_modules.conversation import harmless
+from data_modules.conversation import escape_special_tokens
 from data_modules.records import Messages
 
 
@@ -127,7 +127,7 @@ class VLMVerifier(QuestionVerifier):
     def _render(self, messages: Messages) -> str:
         turns: list[dict[str, Any]] = [
             {"role": turn["role"], "content": [{"type": "text", "text": turn["content"]}]}
-            for turn in (harmless(message, self.control) for message in messages)
+            for turn in (escape_special_tokens(message, self.control) for message in messages)
         ]
         turns[0]["content"] = [{"type": "video"}, *turns[0]["content"]]
         return str(self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))

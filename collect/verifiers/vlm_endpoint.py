@@ -12,7 +12,7 @@ from collect.backends.video import Video
 from collect.protocols import Answer
 from collect.verifiers.questions import Clip, QuestionVerifier
 from data_modules import templates
-from data_modules.conversation import harmless
+from data_modules.conversation import escape_special_tokens
 from data_modules.records import Messages
 
 
@@ -75,7 +75,7 @@ class VLMEndpointVerifier(QuestionVerifier):
             return self.endpoint.checked(list(pool.map(ask, conversations, clips)))
 
     def _turns(self, messages: Messages, clip: Clip) -> list[Any]:
-        first, *later = map(harmless, messages)
+        first, *later = map(escape_special_tokens, messages)
         apart = (clip.indices[-1] - clip.indices[0]) / (len(clip.indices) - 1 or 1) / clip.fps
         content = [
             {"type": "text", "text": f"Frames of the video, in order, {apart:.2f} seconds apart:"},

@@ -424,7 +424,7 @@ def test_every_pair_keeps_the_rule(
     assert max(Counter(prompt for prompt, _, _ in texts_of(pairs)).values()) <= 2
 
 
-def test_what_stammers_is_never_learned_from_unless_the_prompt_does(tmp_path: Path) -> None:
+def test_what_doubles_a_word_is_never_learned_from_unless_the_prompt_does(tmp_path: Path) -> None:
     def judged(prompt: str, better: str, best: str) -> tuple[Trajectory, dict[str, Scores]]:
         scores = {prompt: {METRIC: [0.2] * 2}, better: {METRIC: [0.6] * 2}, best: {METRIC: [1.0] * 2}}
         return search(prompt, scores), scores

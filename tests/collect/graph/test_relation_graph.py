@@ -528,7 +528,7 @@ def test_a_build_that_goes_on_with_another_language_model_does_not_mix_their_ans
     write_records(tmp_path / "captions.jsonl", captions)
 
     def build(scene: str, calls: float) -> int:
-        """Sample captions apart, in so many calls; return how many captions were asked about."""
+        """Extract modifiers from captions, in so many calls; return how many captions were asked about."""
         monkeypatch.setattr(Seaside, "calls_left", calls)
         monkeypatch.setattr(Seaside, "num_asked", 0)
         arguments = [f"--captions={tmp_path / 'captions.jsonl'}", f"--output={tmp_path / 'graph'}"]
