@@ -64,6 +64,7 @@ def test_a_search_says_what_it_found(tmp_path: Path, tiny_lm: Path) -> None:
     assert "\r" not in quiet
     of_ours = (
         "INFO collect.",
+        "WARNING collect.",
         "round 0: mean score",
         "1 searches in",
         str(tmp_path),

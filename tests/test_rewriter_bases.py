@@ -25,12 +25,10 @@ from transformers import (
 )
 
 from collect.backends.transformers_lm import TransformersLM
-from collect.rewriters.lm import LMRewriter
 from data_modules import PreferenceDataModule, SFTDataModule, templates
 from data_modules.records import Choice, Message, Preference, Prompt, Rewrite, content_id, write_records
 from models import DPOModule, SFTModule
 from models.lora import LoRA
-from tests.collect.fakes import FakeGate
 from train.cli import main
 
 CHATML = (
@@ -267,14 +265,15 @@ def test_a_rewriter_of_every_kind_answers_programs_as_it_answers_this_one(
 ) -> None:
     exported = fit_and_export(base, tmp_path, "models.SFTModule", "data_modules.SFTDataModule", records / "sft")
     language_model = TransformersLM(str(exported), max_new_tokens=24)
-    (expected,) = LMRewriter(language_model, FakeGate()).rewrite([Prompt("0", PROMPTS[1])])
+    # So little trained, it never ends; what was cut is asked for again with twice the room.
+    (expected,) = language_model.complete([templates.refactor(PROMPTS[1])], seed=0)
     # What Wan, LTX-Video and LTX-2.5 send; the token of the start that some tokenizers add is added by none of these.
     model, tokenizer = AutoModelForCausalLM.from_pretrained(exported), AutoTokenizer.from_pretrained(exported)
     for before in ("", "user_prompt: ", "user prompt: "):
         turns = [{"role": "system", "content": "Be vivid."}, {"role": "user", "content": before + PROMPTS[1]}]
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         inputs = tokenizer([text], return_tensors="pt")
-        written = model.generate(**inputs, max_new_tokens=24)[0, inputs.input_ids.shape[1] :]
+        written = model.generate(**inputs, max_new_tokens=48)[0, inputs.input_ids.shape[1] :]
         assert tokenizer.decode(written, skip_special_tokens=True).strip() == expected
 
 

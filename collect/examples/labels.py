@@ -99,8 +99,8 @@ def labels(
         val_share: share of ``prompts`` that validates.
         test_prompts: for ``test.jsonl``; those that are among ``prompts`` are taken out there.
         limit: use only so many of ``prompts``, from the start of the file.
-        backends: what generator and verifiers are, as JSON, so that a change is noticed when the folder is gone on
-            with; the command line fills it in.
+        backends: what generator and verifiers are, as JSON, so that a change is noticed when a run is resumed;
+            the command line fills it in.
         logger: a W&B run to log to.
 
     Raises:

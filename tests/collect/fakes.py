@@ -2,8 +2,8 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 from collect.protocols import RenderRequest, Verdict
 from data_modules.records import Prompt
@@ -86,8 +86,24 @@ class FakeProposer:
         return [[f"{text} e{seed}", f"{text} no"] for text in current]
 
 
+@dataclass(frozen=True)
+class FakeReport:
+    """What the fake gate says of a text."""
+
+    lost: bool
+    problems: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        return not (self.lost or self.problems)
+
+    @property
+    def kept_share(self) -> float:
+        return float(not self.lost)
+
+
 class FakeGate:
     """Refuses texts with the word lost."""
 
-    def check(self, pairs: Sequence[tuple[str, str]]) -> list[SimpleNamespace]:
-        return [SimpleNamespace(passed="lost" not in text, kept_share=float("lost" not in text)) for _, text in pairs]
+    def check(self, pairs: Sequence[tuple[str, str]]) -> list[FakeReport]:
+        return [FakeReport("lost" in text) for _, text in pairs]

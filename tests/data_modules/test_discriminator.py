@@ -65,7 +65,7 @@ def test_the_last_position_predicts_the_answer(tiny_lm: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        (replace(choice(), label="C"), r"record x has label 'C' and 2 scores; a choice has one of the labels A, B"),
+        (replace(choice(), label="C"), r"train\.jsonl:1 is not a Choice: label should be 'A' or 'B', found 'C'"),
         (replace(choice(), scores={"plain": 1.0}), "record x has label 'A' and 1 scores"),
         (replace(choice(), label="B"), "record x has label B though its scores are .*the higher score"),
         (replace(choice(), scores={"plain": 0.5, "graph": 0.5}), "record x has label A though its scores"),
@@ -89,7 +89,10 @@ def test_labels_that_begin_alike_are_refused(tiny_lm: Path, tokenizer: PreTraine
 
 def test_a_file_of_other_records_is_refused(tiny_lm: Path, rewrites: Path) -> None:
     data = DiscriminatorDataModule(pretrained=str(tiny_lm), root=rewrites)
-    with pytest.raises(ValueError, match=r"train.jsonl:1 is not a Choice; its keys are id, prompt_id, prompt, label"):
+    with pytest.raises(
+        ValueError,
+        match=r"train\.jsonl:1 is not a Choice: it lacks prompt_id; its keys are id, prompt_id, prompt, label",
+    ):
         data.setup("fit")
 
 
