@@ -145,7 +145,9 @@ def test_a_second_round_begins_where_the_first_ended(toy_run: Path, monkeypatch:
     here.mkdir()
     prompts = (OUT / "data/prompts/train.jsonl").read_text().splitlines(keepends=True)
     (here / "prompts.jsonl").write_text("".join(prompts[12:]))
-    planned = make(Path(), "-n", f"--file={ROOT / 'Makefile'}", "INSTALLED=configs", "ROUND=2", "evaluate")
+    planned = make(
+        Path(), "-n", f"--file={ROOT / 'Makefile'}", "INSTALLED=configs", "--old-file=configs", "ROUND=2", "evaluate"
+    )
     given = {}  # by config, after it
     for command in commands(planned):
         if "round2" in command and " export " not in command:
