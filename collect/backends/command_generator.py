@@ -23,7 +23,7 @@ class CommandGenerator:
     The program is started once and loads its model once. It writes a line ``{"ready": true}`` to its standard output,
     and then reads requests from its standard input, a JSON object a line::
 
-        {"id": 1, "prompt": "a red ball", "seed": 7, "path": "/work/videos/1.mp4"}
+        {"id": 1, "prompt": "a red ball", "seed": 7, "path": "/videos/1.mp4"}
 
     When a video is written it writes ``{"id": 1}``, or ``{"id": 1, "error": "..."}`` if there is none. Its input ends
     when it is no longer needed. What else it writes goes to the log.
