@@ -1,19 +1,12 @@
 """What other libraries print while a command runs and its user can do nothing about.
 
-It is left out unless ``VERBOSE=1`` is set. Only what stands here is: loggers of libraries below the level of warnings,
-bars of a moment, and single warnings of libraries by their words. Nothing of this project is.
+Only what stands here is left out: loggers of libraries below the level of warnings, bars of a moment, and single
+warnings of libraries by their words.
 """
 
-import logging
-import os
-import warnings
-from collections.abc import Callable
-from typing import Any
-
 import diffusers
-import transformers
 
-from data_modules.progress import Progress
+from data_modules.quiet import is_verbose, leave_out
 
 LOGGERS = (
     "httpx",  # a line for every request to an endpoint
@@ -27,23 +20,9 @@ WARNINGS = (
 )
 
 
-def is_verbose() -> bool:
-    """Whether everything is to be shown."""
-    return os.environ.get("VERBOSE", "0") not in {"", "0"}
-
-
 def silence() -> None:
-    """Leave it out, in this process from here on."""
+    """Leave it out, in this process from here on, unless ``VERBOSE=1`` is set."""
     if is_verbose():
         return
-    for name in LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for words in WARNINGS:
-        warnings.filterwarnings("ignore", words)
-    transformers.utils.logging.set_tqdm_hook(delayed)
+    leave_out(LOGGERS, WARNINGS)
     diffusers.utils.logging.disable_progress_bar()  # components of a pipeline, whose weights have bars of their own
-
-
-def delayed(_: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Progress:
-    """Show the loading of weights only where it takes longer than a moment."""
-    return Progress(*args, **{**kwargs, "delay": 5})

@@ -1,22 +1,17 @@
 """What other libraries print while a run trains and its user can do nothing about.
 
-It is left out unless ``VERBOSE=1`` is set. Only what stands here is: a logger of a library below the level of warnings,
-and single warnings of libraries by their words. Nothing of this project is.
+Only what stands here is left out: loggers of libraries below the level of warnings, and single warnings of libraries by
+their words.
 """
 
-import logging
-import os
-import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import transformers
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from data_modules.progress import Progress
+from data_modules.quiet import is_verbose, leave_out
 
-# Heard from warnings on: they tell of seeds, devices and `weights_only`, and advertise ("try installing litlogger").
-# What runs, and where, is said by train.progress.
+# They tell of seeds, devices and `weights_only`, and advertise ("try installing litlogger"). What runs, and where, is
+# said by train.progress.
 LOGGERS = ("lightning.pytorch", "lightning.fabric")
 
 WARNINGS = (
@@ -27,25 +22,10 @@ WARNINGS = (
 )
 
 
-def is_verbose() -> bool:
-    """Whether everything is to be shown."""
-    return os.environ.get("VERBOSE", "0") not in {"", "0"}
-
-
 def silence() -> None:
-    """Leave it out, in this process from here on."""
-    if is_verbose():
-        return
-    for name in LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for words in WARNINGS:
-        warnings.filterwarnings("ignore", words)
-    transformers.utils.logging.set_tqdm_hook(delayed)
-
-
-def delayed(_: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Progress:
-    """Show the loading of weights only where it takes longer than a moment."""
-    return Progress(*args, **{**kwargs, "delay": 5})
+    """Leave it out, in this process from here on, unless ``VERBOSE=1`` is set."""
+    if not is_verbose():
+        leave_out(LOGGERS, WARNINGS)
 
 
 def silence_loggers(loggers: Sequence[Logger]) -> None:

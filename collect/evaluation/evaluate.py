@@ -22,9 +22,9 @@ from collect.intent.gate import IntentGate
 from collect.prompts import read_prompts
 from collect.protocols import Generator, RenderRequest, Rewriter, Verifier
 from collect.search.renderer import Renderer, seeds_of
+from collect.search.retried import RetriedRewriter
 from collect.search.run import by_name
 from collect.search.store import Sample, Store
-from collect.search.writers import RetriedRewriter
 from data_modules.records import Prompt, Result, content_id, write_records
 from data_modules.schema import OPEN, parse_json
 from data_modules.text import read_text

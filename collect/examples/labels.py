@@ -21,9 +21,9 @@ from collect.intent.gate import IntentGate
 from collect.prompts import read_prompts
 from collect.protocols import Generator, Rewriter, Verifier
 from collect.search.renderer import Renderer
+from collect.search.retried import RetriedRewriter
 from collect.search.run import by_name
 from collect.search.store import Store
-from collect.search.writers import RetriedRewriter
 from data_modules.records import Choice, Prompt, content_id, write_records
 from data_modules.schema import write_json
 from data_modules.templates import CHOICE_LABELS, choose

@@ -11,10 +11,10 @@ from collect.console import PlainConsole
 from collect.prompts import read_prompts
 from collect.protocols import Generator, Proposer, Rewriter, Verifier, Workers
 from collect.search.renderer import Renderer, seeds_of
+from collect.search.retried import RetriedProposer, RetriedRewriter
 from collect.search.schema import DATABASE
 from collect.search.sspo import Trajectory, mean, optimise
 from collect.search.store import Sample, Store
-from collect.search.writers import RetriedProposer, RetriedRewriter
 from data_modules.records import Prompt, content_id
 from data_modules.schema import write_json
 
